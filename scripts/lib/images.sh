@@ -1,0 +1,104 @@
+# shellcheck shell=bash
+# The images cellblock/python and cellblock/nodejs, built from images/*/Dockerfile when their inputs changed.
+
+BASE=debian:trixie-slim
+
+# What an image is made of, as a hash: only the files that its .dockerignore lets in, not the kernels.
+image_inputs() {
+  local name
+  for name in Dockerfile requirements.txt package.json package-lock.json; do
+    if [ -e "images/$1/$name" ]; then cat "images/$1/$name"; fi
+  done | sha256sum | cut -c1-16
+}
+
+# Prints the images to build.
+stale_images() {
+  local name
+  for name in python nodejs; do
+    [ "$(docker image inspect -f '{{index .Config.Labels "cellblock.inputs"}}' "cellblock/$name" 2>/dev/null)" = "$(image_inputs "$name")" ] ||
+      echo "$name"
+  done
+}
+
+build_images() {
+  local stale name build builds=() failed=false
+  mapfile -t stale < <(stale_images)
+  [ ${#stale[@]} -gt 0 ] || return 0
+  base_image
+  # Side by side: one waits for the network while the other compiles.
+  for name in "${stale[@]}"; do
+    build_image "$name" &
+    builds+=($!)
+  done
+  for build in "${builds[@]}"; do wait "$build" || failed=true; done
+  if $failed; then die "building images failed"; fi
+}
+
+build_image() {
+  local context started=$SECONDS
+  say "building cellblock/$1"
+  context=$(mktemp -d)
+  cp -r "images/$1/." "$context"
+  machine_configuration "$context/machine"
+  # The classic builder, which needs no plugin.
+  DOCKER_BUILDKIT=0 quietly docker build --network=host --label "cellblock.inputs=$(image_inputs "$1")" \
+    -t "cellblock/$1" "$context" || { rm -rf "$context"; say "error: building cellblock/$1 failed"; return 1; }
+  rm -rf "$context"
+  say "built cellblock/$1 in $((SECONDS - started)) s"
+}
+
+# Where this machine gets packages from, for the build alone: mirrors, proxies and certificates of a company network
+# work without further settings.
+machine_configuration() {
+  local mirror file name
+  mkdir "$1"
+  mirror=$(debian_mirror)
+  {
+    echo 'Acquire::https::CaInfo "/build/ca.crt";'
+    if command -v apt-config >/dev/null; then apt-config dump | grep -E '^Acquire::(https?::Proxy|Check-)' || true; fi
+    if [ -n "$mirror" ]; then
+      printf 'deb %s trixie main\n' "$mirror" >"$1/sources.list"
+      printf 'Dir::Etc::sourcelist "/build/sources.list";\nDir::Etc::sourceparts "-";\n'
+    fi
+  } >"$1/apt.conf"
+  first_file "${PIP_CONFIG_FILE:-}" ~/.config/pip/pip.conf ~/.pip/pip.conf /etc/pip.conf >"$1/pip.conf"
+  first_file "${NPM_CONFIG_USERCONFIG:-}" ~/.npmrc >"$1/npmrc"
+  first_file "${SSL_CERT_FILE:-}" /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem >"$1/ca.crt"
+  {
+    echo 'export APT_CONFIG=/build/apt.conf PIP_CONFIG_FILE=/build/pip.conf NPM_CONFIG_USERCONFIG=/build/npmrc'
+    if [ -s "$1/ca.crt" ]; then
+      echo 'export PIP_CERT=/build/ca.crt NODE_EXTRA_CA_CERTS=/build/ca.crt NPM_CONFIG_CAFILE=/build/ca.crt'
+    else
+      sed -i /CaInfo/d "$1/apt.conf"
+    fi
+    for name in "${PACKAGE_VARIABLES[@]}"; do
+      if [ -n "${!name:-}" ]; then printf 'export %s=%q\n' "$name" "${!name}"; fi
+    done
+  } >"$1/env"
+}
+
+# Prints the first of the files that can be read, nothing for none.
+first_file() {
+  local file
+  for file in "$@"; do
+    if [ -r "$file" ]; then cat "$file"; return; fi
+  done
+}
+
+# The same name that a registry serves; made from packages where no registry can be reached.
+base_image() {
+  local mirror
+  if docker image inspect "$BASE" >/dev/null 2>&1; then return 0; fi
+  say "pulling $BASE"
+  if timeout 60 docker pull -q "$BASE" >/dev/null 2>&1; then return 0; fi
+  command -v apt-get >/dev/null || die "$BASE cannot be pulled, and only Debian can make it from packages"
+  need_root "making $BASE"
+  say "no registry answers: making $BASE from Debian's packages"
+  command -v mmdebstrap >/dev/null || { quietly apt-get update && apt_install mmdebstrap; }
+  mirror=$(debian_mirror)
+  [ -n "$mirror" ] || die "the apt configuration names no mirror of Debian's main archive"
+  mmdebstrap --quiet --variant=minbase --dpkgopt='path-exclude=/usr/share/doc/*' \
+    --dpkgopt='path-include=/usr/share/doc/*/copyright' --dpkgopt='path-exclude=/usr/share/man/*' \
+    --dpkgopt='path-exclude=/usr/share/locale/*' trixie - "$mirror" |
+    docker import - "$BASE" >/dev/null || die "making $BASE failed"
+}

@@ -1,0 +1,140 @@
+//! The Docker engine: one container per sandbox, through bollard.
+//!
+//! create -> attach -> start, so that no byte is missed and standard input closes when the supervisor dies.
+//! The hardening is `spec.rs`, what dead supervisors left is `reap.rs`; only this folder names bollard.
+
+mod instance;
+mod sandbox;
+mod spec;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bollard::{
+    Docker,
+    errors::Error as DockerError,
+    query_parameters::{AttachContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder},
+};
+
+pub use instance::{Instance, InstanceError};
+
+use super::{Engine, EngineError, Resources, Sandbox};
+use crate::{
+    protocol::{EngineInfo, Isolation},
+    runtime::Runtime,
+};
+
+/// Seconds until a Docker call's headers must have come. Starting a container on a busy machine takes many.
+const CALL_TIMEOUT_S: u64 = 60;
+
+/// The OCI runtime that the operator names for the weaker isolation.
+pub const WEAK_RUNTIME: &str = "runc";
+
+/// How to reach Docker and what to ask of it.
+#[derive(Clone, Debug)]
+pub struct DockerConfig {
+    /// The daemon's Unix socket.
+    pub socket: String,
+    /// The OCI runtime's registered name.
+    pub runtime: String,
+    /// The seccomp profile's JSON.
+    pub seccomp: String,
+}
+
+/// Sandboxes as containers of a Docker daemon.
+#[derive(Debug)]
+pub struct DockerEngine {
+    docker: Docker,
+    config: DockerConfig,
+    instance: Arc<Instance>,
+    info: EngineInfo,
+}
+
+impl DockerEngine {
+    /// Connects, and checks that the OCI runtime is registered.
+    ///
+    /// # Errors
+    /// When the daemon does not answer or does not know the runtime.
+    pub async fn connect(config: DockerConfig, instance: Instance) -> Result<Self, EngineError> {
+        let unreachable = |error: &dyn std::fmt::Display| unreachable_error(&config.socket, error);
+        let docker = Docker::connect_with_unix(&config.socket, CALL_TIMEOUT_S, bollard::API_DEFAULT_VERSION)
+            .map_err(|error| unreachable(&error))?;
+        let docker = docker.negotiate_version().await.map_err(|error| unreachable(&error))?;
+        let system = docker.info().await.map_err(|error| unreachable(&error))?;
+        let runtimes = system.runtimes.unwrap_or_default();
+        if !runtimes.contains_key(&config.runtime) {
+            let mut known: Vec<_> = runtimes.into_keys().collect();
+            known.sort();
+            return Err(EngineError::NoRuntime { name: config.runtime, known: known.join(", ") });
+        }
+        let isolation = if config.runtime == WEAK_RUNTIME { Isolation::Container } else { Isolation::Gvisor };
+        let version = system.server_version.unwrap_or_default();
+        let info = EngineInfo { name: "docker".into(), version, runtime: config.runtime.clone(), isolation };
+        Ok(Self { docker, config, instance: Arc::new(instance), info })
+    }
+}
+
+#[async_trait]
+impl Engine for DockerEngine {
+    async fn start(&self, runtime: &Runtime, resources: &Resources) -> Result<Sandbox, EngineError> {
+        let body = spec::container(runtime, resources, &self.config, &self.instance);
+        let created = self.docker.create_container(None, body).await.map_err(|error| match error {
+            DockerError::DockerResponseServerError { status_code: 404, .. } => EngineError::NoImage { image: runtime.image.clone() },
+            error => start_error("creating the container", &error),
+        })?;
+        // From here on the container exists: whatever happens, somebody removes it.
+        let container = sandbox::Container::new(self.docker.clone(), created.id, self.config.runtime.clone(), Arc::clone(&self.instance));
+        let options = AttachContainerOptionsBuilder::new().stream(true).stdin(true).stdout(true).stderr(true).build();
+        let attached = self.docker.attach_container(container.id(), Some(options)).await;
+        let attached = attached.map_err(|error| start_error("attaching to the container", &error))?;
+        let started = self.docker.start_container(container.id(), None).await;
+        started.map_err(|error| start_error("starting the container", &error))?;
+        Ok(sandbox::sandbox(container, attached))
+    }
+
+    fn info(&self) -> EngineInfo {
+        self.info.clone()
+    }
+
+    async fn reap(&self) -> Result<usize, EngineError> {
+        let filters = std::collections::HashMap::from([("label", vec![spec::LABEL_INSTANCE])]);
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let containers = self.docker.list_containers(Some(options)).await;
+        let containers = containers.map_err(|error| unreachable_error(&self.config.socket, &error))?;
+        let mut removed = 0;
+        for container in containers {
+            let labels = container.labels.unwrap_or_default();
+            let (Some(id), Some(owner), Some(scope)) = (container.id, labels.get(spec::LABEL_INSTANCE), labels.get(spec::LABEL_SCOPE)) else {
+                continue;
+            };
+            if self.instance.is_dead(owner, scope) {
+                tracing::info!(container = %id, instance = %owner, "removing what a dead supervisor left");
+                let options = RemoveContainerOptionsBuilder::new().force(true).build();
+                match self.docker.remove_container(&id, Some(options)).await {
+                    Ok(()) => removed += 1,
+                    Err(error) => tracing::warn!(container = %id, %error, "cannot remove it"),
+                }
+            }
+        }
+        self.instance.forget_dead();
+        Ok(removed)
+    }
+}
+
+fn start_error(step: &str, error: &DockerError) -> EngineError {
+    EngineError::Start { message: format!("{step}: {error}") }
+}
+
+fn unreachable_error(socket: &str, error: &dyn std::fmt::Display) -> EngineError {
+    let hint = match std::os::unix::net::UnixStream::connect(socket) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            format!("no permission on `{socket}`: run as root or as a member of the group that owns the socket (`docker`)")
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            format!("there is no socket `{socket}`: install and start Docker with `scripts/setup`, or name another with `--docker-socket`")
+        }
+        Err(_) => format!("nothing listens on `{socket}`: start the Docker daemon (`scripts/setup` does)"),
+        Ok(_) => "the daemon answers, but not this call; see its log (`make logs`)".to_owned(),
+    };
+    EngineError::Unreachable { message: format!("Docker cannot be used: {error}"), hint }
+}

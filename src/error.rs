@@ -1,0 +1,109 @@
+//! Everything that can keep a request from being carried out, and its one map to JSON-RPC.
+//!
+//! Code that fails is a result, not an error: nothing here is about user code.
+
+use jsonrpsee::types::ErrorObjectOwned;
+use serde::Serialize;
+
+use crate::{engine::EngineError, runtime::UnknownRuntime};
+
+/// Whether the code of a failed request ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It did not: the request can be repeated.
+    NotStarted,
+    /// It did, to its end.
+    Completed,
+    /// It may have.
+    Unknown,
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The parameters do not fit the method.
+    #[error("invalid params: {0}")]
+    Params(String),
+    /// A runtime that nobody knows.
+    #[error(transparent)]
+    Runtime(#[from] UnknownRuntime),
+    /// No such session, or one of another connection.
+    #[error("there is no session `{0}` on this connection")]
+    NoSession(String),
+    /// The session was closed while the request waited.
+    #[error("the session was closed before the cell started")]
+    Closed,
+    /// The session's actor ended without an answer.
+    #[error("the session ended while the request was being carried out")]
+    Abandoned,
+    /// The server is going down.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+    /// All sessions are taken.
+    #[error("all {limit} sessions are in use; close one, or raise `max_sessions`")]
+    TooManySessions {
+        /// The server's limit.
+        limit: usize,
+    },
+    /// The session's queue is full.
+    #[error("{position} cells are already waiting in this session; send the next one when one has been answered")]
+    QueueFull {
+        /// Where the cell would have stood.
+        position: usize,
+    },
+    /// `$/cancelRequest` came before the code started.
+    #[error("the request was cancelled before it started")]
+    Cancelled,
+    /// The sandbox could not be started.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// The machine-readable part of an error's answer (`error.data`).
+#[derive(Clone, Debug, Serialize)]
+pub struct ErrorData {
+    /// A stable name of the error.
+    pub kind: &'static str,
+    /// Whether the code ran.
+    pub outcome: Outcome,
+    /// Whether the same request can succeed later.
+    pub retryable: bool,
+    /// Cells that wait before a new one, with `queue_full`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<usize>,
+}
+
+impl Error {
+    /// The JSON-RPC code and `data` of this error; `protocol.md` lists them.
+    pub fn wire(&self) -> (i32, ErrorData) {
+        let data = |kind, outcome, retryable| ErrorData { kind, outcome, retryable, position: None };
+        match self {
+            Self::Params(_) => (-32602, data("invalid_params", Outcome::NotStarted, false)),
+            Self::Runtime(_) => (-32602, data("unknown_runtime", Outcome::NotStarted, false)),
+            Self::NoSession(_) => (1001, data("no_session", Outcome::NotStarted, false)),
+            Self::Closed => (1002, data("session_closed", Outcome::NotStarted, false)),
+            Self::Abandoned => (1003, data("session_ended", Outcome::Unknown, false)),
+            Self::ShuttingDown => (1004, data("shutting_down", Outcome::NotStarted, true)),
+            Self::TooManySessions { .. } => (1005, data("too_many_sessions", Outcome::NotStarted, true)),
+            Self::QueueFull { position } => {
+                (1006, ErrorData { position: Some(*position), ..data("queue_full", Outcome::NotStarted, true) })
+            }
+            Self::Cancelled => (-32800, data("cancelled", Outcome::NotStarted, true)),
+            Self::Engine(error) => match error {
+                EngineError::Unreachable { .. } => (1010, data("engine_unreachable", Outcome::NotStarted, true)),
+                EngineError::NoRuntime { .. } => (1011, data("no_oci_runtime", Outcome::NotStarted, false)),
+                EngineError::NoImage { .. } => (1012, data("no_image", Outcome::NotStarted, false)),
+                EngineError::Start { .. } => (1013, data("start_failed", Outcome::NotStarted, true)),
+                EngineError::Posture { .. } => (1014, data("weak_posture", Outcome::NotStarted, false)),
+            },
+        }
+    }
+}
+
+impl From<Error> for ErrorObjectOwned {
+    fn from(error: Error) -> Self {
+        let (code, data) = error.wire();
+        Self::owned(code, error.to_string(), Some(data))
+    }
+}
