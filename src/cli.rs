@@ -30,7 +30,11 @@ const ENV_PREFIX: &str = "CELLBLOCK_";
 
 /// Runs untrusted code in notebook-style cells, one hardened gVisor container per session.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true, after_help = "Each option has an environment variable (--max-line: CELLBLOCK_MAX_LINE) and a key of the configuration file (max_line).\nPrecedence: options, environment, file, defaults. `cellblock config` shows the result.")]
+#[command(
+    version,
+    propagate_version = true,
+    after_help = "Each option has an environment variable (--max-line: CELLBLOCK_MAX_LINE) and a key of the configuration file (max_line).\nPrecedence: options, environment, file, defaults. `cellblock config` shows the result."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -112,7 +116,9 @@ fn execute(cli: Cli) -> Result<u8, Failure> {
     let code = match cli.command {
         Command::Serve => runtime.block_on(serve::serve(settings.config)),
         Command::Run(args) => runtime.block_on(run::run(settings.config, args)),
-        Command::Config => std::io::stdout().write_all(settings.describe().as_bytes()).map(|()| 0).map_err(Failure::Stdio),
+        Command::Config => {
+            std::io::stdout().write_all(settings.describe().as_bytes()).map(|()| 0).map_err(Failure::Stdio)
+        }
     };
     // A blocked read of standard input cannot be cancelled and must not keep us.
     runtime.shutdown_background();
@@ -157,7 +163,10 @@ fn settings(cli: &Cli) -> Result<Settings, Failure> {
 }
 
 fn log_to_stderr(config: &Config) -> Result<(), Failure> {
-    let filter = config.log_level.parse::<tracing_subscriber::EnvFilter>().map_err(|_| Failure::LogLevel(config.log_level.clone()))?;
+    let filter = config
+        .log_level
+        .parse::<tracing_subscriber::EnvFilter>()
+        .map_err(|_| Failure::LogLevel(config.log_level.clone()))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
@@ -178,7 +187,8 @@ async fn start(config: &Config) -> Result<(Arc<Registry>, Runtimes), Failure> {
             text
         }
     };
-    let docker = DockerConfig { socket: config.docker_socket.display().to_string(), runtime: config.runtime.clone(), seccomp };
+    let docker =
+        DockerConfig { socket: config.docker_socket.display().to_string(), runtime: config.runtime.clone(), seccomp };
     let instance = Instance::claim(&config.state_dir)?;
     let engine = DockerEngine::connect(docker, instance).await?;
     if engine.info().isolation != Isolation::Gvisor {

@@ -162,7 +162,9 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |key: &str, value: &dyn std::fmt::Display, right: &str| Err(ConfigError(format!("`{key}` is `{value}`; {right}")));
+        let wrong = |key: &str, value: &dyn std::fmt::Display, right: &str| {
+            Err(ConfigError(format!("`{key}` is `{value}`; {right}")))
+        };
         if !(0.01..=1024.0).contains(&self.cpus) {
             return wrong("cpus", &self.cpus, "it must be from 0.01 to 1024");
         }
@@ -179,10 +181,18 @@ impl Config {
             return wrong("max_sessions", &self.max_sessions, "it must be at least 1");
         }
         if self.timeout.0.is_zero() || self.timeout > self.max_timeout {
-            return wrong("timeout", &self.timeout, &format!("it must be over 0s and at most `max_timeout` ({})", self.max_timeout));
+            return wrong(
+                "timeout",
+                &self.timeout,
+                &format!("it must be over 0s and at most `max_timeout` ({})", self.max_timeout),
+            );
         }
         if self.max_output > self.max_output_limit {
-            return wrong("max_output", &self.max_output, &format!("it must be at most `max_output_limit` ({})", self.max_output_limit));
+            return wrong(
+                "max_output",
+                &self.max_output,
+                &format!("it must be at most `max_output_limit` ({})", self.max_output_limit),
+            );
         }
         Ok(())
     }
@@ -195,7 +205,10 @@ impl Settings {
     /// For an unknown key or a value that does not fit; the text names both and the layer.
     pub fn resolve(state_dir: PathBuf, layers: Vec<Layer>) -> Result<Self, ConfigError> {
         let defaults = figment::providers::Serialized::defaults(Config::defaults(state_dir));
-        let mut figment = Figment::from(Layer { name: "default".to_owned(), values: defaults.data().map_err(explain)?.remove(&Profile::Default).unwrap_or_default() });
+        let mut figment = Figment::from(Layer {
+            name: "default".to_owned(),
+            values: defaults.data().map_err(explain)?.remove(&Profile::Default).unwrap_or_default(),
+        });
         for layer in layers {
             figment = figment.merge(layer);
         }
@@ -259,7 +272,8 @@ impl std::str::FromStr for FileMode {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mode = u32::from_str_radix(text.trim_start_matches("0o"), 8).ok().filter(|mode| *mode <= 0o777);
-        mode.map(Self).ok_or_else(|| format!("`{text}` is not a file mode; write it in octal, such as `0600` or `0660`"))
+        mode.map(Self)
+            .ok_or_else(|| format!("`{text}` is not a file mode; write it in octal, such as `0600` or `0660`"))
     }
 }
 

@@ -121,7 +121,9 @@ pub enum EngineError {
         known: String,
     },
     /// The runtime's image is not there.
-    #[error("Docker has no image `{image}`\nhint: `scripts/setup` builds the project's images; others: `docker pull {image}`")]
+    #[error(
+        "Docker has no image `{image}`\nhint: `scripts/setup` builds the project's images; others: `docker pull {image}`"
+    )]
     NoImage {
         /// The image asked for.
         image: String,
@@ -133,7 +135,9 @@ pub enum EngineError {
         message: String,
     },
     /// The sandbox is weaker than the policy.
-    #[error("the sandbox is weaker than the policy and was refused: {findings}\nhint: `scripts/setup` registers a runtime that fits; weaker isolation must be asked for by name (`--runtime runc`)")]
+    #[error(
+        "the sandbox is weaker than the policy and was refused: {findings}\nhint: `scripts/setup` registers a runtime that fits; weaker isolation must be asked for by name (`--runtime runc`)"
+    )]
     Posture {
         /// Each failed check.
         findings: String,

@@ -90,7 +90,11 @@ impl Kernel {
         match self.message().await {
             Ok(FromKernel::Stream(stream)) if self.running.as_deref() == Some(&stream.cell) => {
                 let name = stream.name;
-                stream.into_bytes().map_or(Event::Broken("a chunk of output that is neither text nor base64"), |bytes| Event::Output(name, bytes))
+                stream
+                    .into_bytes()
+                    .map_or(Event::Broken("a chunk of output that is neither text nor base64"), |bytes| {
+                        Event::Output(name, bytes)
+                    })
             }
             Ok(FromKernel::Done(done)) if self.running.as_deref() == Some(&done.cell) => {
                 self.running = None;
@@ -98,7 +102,9 @@ impl Kernel {
             }
             Ok(FromKernel::Pong { id }) => Event::Pong(id),
             Ok(FromKernel::Ready(_)) => Event::Broken("a second `ready`"),
-            Ok(FromKernel::Stream(_) | FromKernel::Done(_)) => Event::Broken("a message about a cell that is not running"),
+            Ok(FromKernel::Stream(_) | FromKernel::Done(_)) => {
+                Event::Broken("a message about a cell that is not running")
+            }
             Err(event) => event,
         }
     }

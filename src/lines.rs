@@ -105,12 +105,10 @@ mod tests {
 
     #[test]
     fn a_long_line_is_one_item_and_the_next_line_is_read() {
-        assert_eq!(decode(4, &[b"12345", b"6789", b"0\nok\n12345\n1234\r\n"]), [
-            Frame::TooLong,
-            line("ok"),
-            Frame::TooLong,
-            line("1234")
-        ]);
+        assert_eq!(
+            decode(4, &[b"12345", b"6789", b"0\nok\n12345\n1234\r\n"]),
+            [Frame::TooLong, line("ok"), Frame::TooLong, line("1234")]
+        );
         assert_eq!(decode(4, &[b"123456789"]), [Frame::TooLong]);
     }
 

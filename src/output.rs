@@ -57,7 +57,8 @@ impl CappedOutput {
         let (mut head, tail) = (self.head, Vec::from(self.tail));
         if self.total == (head.len() + tail.len()) as u64 {
             head.extend_from_slice(&tail);
-            let text = String::from_utf8(head).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+            let text =
+                String::from_utf8(head).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
             return OutputText { text, bytes: self.total, dropped: 0, truncated: false };
         }
         let head = &head[..whole_characters(&head)];

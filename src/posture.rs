@@ -57,7 +57,10 @@ impl Posture {
     /// The failed checks in words; empty when all agree.
     pub fn findings(&self) -> String {
         let failed = self.checks.iter().filter(|check| !check.ok);
-        failed.map(|check| format!("{} is `{}`, not {}", check.name, check.found, check.expected)).collect::<Vec<_>>().join("; ")
+        failed
+            .map(|check| format!("{} is `{}`, not {}", check.name, check.found, check.expected))
+            .collect::<Vec<_>>()
+            .join("; ")
     }
 }
 
@@ -68,7 +71,9 @@ pub fn assess(wanted: Isolation, probe: &BTreeMap<String, Option<String>>, outsi
     let gvisor = version.starts_with(GVISOR_KERNEL) && version.ends_with(GVISOR_BUILD) && outside.sentry != Some(false);
     let isolation = if gvisor { Isolation::Gvisor } else { Isolation::Container };
     let mut checks = Vec::new();
-    let mut check = |name, expected: &str, found: String, ok| checks.push(Check { name, expected: expected.to_owned(), found, ok });
+    let mut check = |name, expected: &str, found: String, ok| {
+        checks.push(Check { name, expected: expected.to_owned(), found, ok });
+    };
     if wanted == Isolation::Gvisor {
         check("kernel", "gVisor's", version.to_owned(), gvisor);
     }
@@ -119,7 +124,11 @@ pub fn assess(wanted: Isolation, probe: &BTreeMap<String, Option<String>>, outsi
 /// The options of the last mount on `/`.
 fn root_options(mounts: &str) -> &str {
     let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    fields.filter(|fields| fields.get(1) == Some(&"/")).filter_map(|fields| fields.get(3).copied()).last().unwrap_or("")
+    fields
+        .filter(|fields| fields.get(1) == Some(&"/"))
+        .filter_map(|fields| fields.get(3).copied())
+        .next_back()
+        .unwrap_or("")
 }
 
 /// The names in `/proc/net/dev`.
@@ -152,8 +161,14 @@ mod tests {
 
     #[test]
     fn every_removed_wall_is_found() {
-        for (from, to, name) in [("65534\t65534", "0\t65534", "uid"), ("Seccomp:\t2", "Seccomp:\t0", "Seccomp"), ("NoNewPrivs:\t1", "NoNewPrivs:\t0", "NoNewPrivs"), ("CapBnd:\t0", "CapBnd:\t8", "CapBnd")] {
-            let posture = assess(Isolation::Gvisor, &probe(VERSION, &STATUS.replacen(from, to, 1)), OutsideFacts::default());
+        for (from, to, name) in [
+            ("65534\t65534", "0\t65534", "uid"),
+            ("Seccomp:\t2", "Seccomp:\t0", "Seccomp"),
+            ("NoNewPrivs:\t1", "NoNewPrivs:\t0", "NoNewPrivs"),
+            ("CapBnd:\t0", "CapBnd:\t8", "CapBnd"),
+        ] {
+            let posture =
+                assess(Isolation::Gvisor, &probe(VERSION, &STATUS.replacen(from, to, 1)), OutsideFacts::default());
             assert!(!posture.strong && posture.findings().contains(name), "{name}: {}", posture.findings());
         }
         let empty = assess(Isolation::Gvisor, &BTreeMap::new(), OutsideFacts::default());

@@ -60,7 +60,10 @@ impl Runtimes {
     ///
     /// # Errors
     /// When a name is no runtime's.
-    pub fn with_images<'a>(mut self, images: impl Iterator<Item = (&'a String, &'a String)>) -> Result<Self, UnknownRuntime> {
+    pub fn with_images<'a>(
+        mut self,
+        images: impl Iterator<Item = (&'a String, &'a String)>,
+    ) -> Result<Self, UnknownRuntime> {
         for (name, image) in images {
             let known = self.find(name)?.name.clone();
             for runtime in &mut self.0 {
@@ -77,10 +80,13 @@ impl Runtimes {
     /// # Errors
     /// When there is none.
     pub fn find(&self, wanted: &str) -> Result<&Runtime, UnknownRuntime> {
-        self.0.iter().find(|runtime| runtime.name == wanted || runtime.aliases.iter().any(|alias| alias == wanted)).ok_or_else(|| {
-            let known = self.0.iter().map(|runtime| format!("`{}`", runtime.name)).collect::<Vec<_>>().join(", ");
-            UnknownRuntime { wanted: wanted.to_owned(), known }
-        })
+        self.0
+            .iter()
+            .find(|runtime| runtime.name == wanted || runtime.aliases.iter().any(|alias| alias == wanted))
+            .ok_or_else(|| {
+                let known = self.0.iter().map(|runtime| format!("`{}`", runtime.name)).collect::<Vec<_>>().join(", ");
+                UnknownRuntime { wanted: wanted.to_owned(), known }
+            })
     }
 
     /// The runtime of a file with this ending.

@@ -200,9 +200,11 @@ impl Session {
         static TICKETS: AtomicU64 = AtomicU64::new(0);
         let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
-        self.commands.try_send(actor::Command::Execute(actor::Queued { ticket, cell, reply })).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Error::QueueFull { position: COMMANDS },
-            mpsc::error::TrySendError::Closed(_) => Error::Closed,
+        self.commands.try_send(actor::Command::Execute(actor::Queued { ticket, cell, reply })).map_err(|error| {
+            match error {
+                mpsc::error::TrySendError::Full(_) => Error::QueueFull { position: COMMANDS },
+                mpsc::error::TrySendError::Closed(_) => Error::Closed,
+            }
         })?;
         Ok(Pending { answer, commands: self.commands.clone(), ticket })
     }

@@ -95,9 +95,9 @@ impl<'de> Deserialize<'de> for ByteSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match NumberOrText::deserialize(deserializer)? {
             NumberOrText::Text(text) => text.parse().map_err(de::Error::custom),
-            NumberOrText::Number(number) => u64::try_from(number)
-                .map(Self)
-                .map_err(|_| de::Error::custom(UnitError::ByteSize(number.to_string()))),
+            NumberOrText::Number(number) => {
+                u64::try_from(number).map(Self).map_err(|_| de::Error::custom(UnitError::ByteSize(number.to_string())))
+            }
         }
     }
 }
@@ -115,7 +115,9 @@ mod tests {
 
     #[test]
     fn sizes_read_as_docker_reads_them() {
-        for (text, bytes) in [("0", 0), ("65536", 65536), ("256m", 256 << 20), ("1G", 1 << 30), ("2KiB", 2048), ("7 k", 7168)] {
+        for (text, bytes) in
+            [("0", 0), ("65536", 65536), ("256m", 256 << 20), ("1G", 1 << 30), ("2KiB", 2048), ("7 k", 7168)]
+        {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
         for text in ["", "m", "-1", "1.5g", "12q", "99999999999g"] {

@@ -31,6 +31,10 @@ build_images() {
     builds+=($!)
   done
   for build in "${builds[@]}"; do wait "$build" || failed=true; done
+  # The first stages and what the images were before; only images that no name and no container holds.
+  for name in cellblock.stage cellblock.inputs; do
+    docker image prune --force --filter "label=$name" >/dev/null || true
+  done
   if $failed; then die "building images failed"; fi
 }
 
@@ -41,7 +45,7 @@ build_image() {
   cp -r "images/$1/." "$context"
   machine_configuration "$context/machine"
   # The classic builder, which needs no plugin.
-  DOCKER_BUILDKIT=0 quietly docker build --network=host --label "cellblock.inputs=$(image_inputs "$1")" \
+  DOCKER_BUILDKIT=0 quietly docker build --network=host --force-rm --label "cellblock.inputs=$(image_inputs "$1")" \
     -t "cellblock/$1" "$context" || { rm -rf "$context"; say "error: building cellblock/$1 failed"; return 1; }
   rm -rf "$context"
   say "built cellblock/$1 in $((SECONDS - started)) s"

@@ -5,10 +5,17 @@ DAEMON_JSON=${DOCKER_DAEMON_JSON:-/etc/docker/daemon.json}
 # The name ours goes by: `cellblock-runsc` where `runsc` is somebody else's.
 RUNTIME=runsc
 
-# Is .runtimes.$name one that we wrote (on whatever platform)?
-# shellcheck disable=SC2016 # jq's variable, not the shell's
-RUNTIME_IS_OURS='.runtimes[$name] | ((.runtimeArgs // []) | map(select(startswith("--platform=") | not)) | sort)
-  == ["--network=none", "--oci-seccomp"]'
+# is_ours NAME JSON: is that runtime one with our flags, on whatever platform?
+is_ours() {
+  # shellcheck disable=SC2016 # jq's variable, not the shell's
+  jq -e --arg name "$1" '.runtimes[$name] | ((.runtimeArgs // []) | map(select(startswith("--platform=") | not)) | sort)
+    == ["--network=none", "--oci-seccomp"]' >/dev/null <<<"$2"
+}
+
+# choose_runtime JSON
+choose_runtime() {
+  if jq -e '.runtimes.runsc' >/dev/null <<<"$1" && ! is_ours runsc "$1"; then RUNTIME=cellblock-runsc; fi
+}
 
 # Prints daemon.json, `{}` for none or an empty one.
 daemon_json() {
@@ -20,15 +27,16 @@ daemon_json() {
 # A platform counts when a sandbox on it starts. `kvm` is not even tried: on machines with a paravirtual /dev/kvm it
 # hangs with a busy processor.
 working_platform() {
-  local platform rootless=--rootless
+  local platform output rootless=--rootless
   if [ "$(id -u)" -eq 0 ]; then rootless=--ignore-cgroups; fi
   for platform in systrap ptrace; do
-    if timeout -k 2 10 runsc "$rootless" --network=none --platform="$platform" "do" true >/dev/null 2>&1; then
+    if output=$(timeout -k 2 10 runsc "$rootless" --network=none --platform="$platform" "do" true 2>&1); then
       printf '%s' "$platform"
       return
     fi
+    say "the gVisor platform $platform does not work here: $output"
   done
-  die "no platform of runsc works here; see what \`runsc $rootless --network=none --platform=systrap do true\` says"
+  die "runsc starts no sandbox on this machine; see https://gvisor.dev/docs/architecture_guide/platforms/"
 }
 
 # Registers runsc with --oci-seccomp, without which it ignores the seccomp profile, and --network=none, since sandboxes
@@ -38,12 +46,12 @@ register_runtime() {
   current=$(daemon_json)
   jq -e 'type == "object" and ((.runtimes // {}) | type == "object")' >/dev/null 2>&1 <<<"$current" ||
     die "$DAEMON_JSON is not the JSON object that Docker reads; nothing was changed"
-  if jq -e '.runtimes.runsc' >/dev/null <<<"$current" && ! jq -e --arg name runsc "$RUNTIME_IS_OURS" >/dev/null <<<"$current"; then
-    RUNTIME=cellblock-runsc
+  choose_runtime "$current"
+  if [ "$RUNTIME" != runsc ]; then
     say "the runtime \`runsc\` in $DAEMON_JSON has other flags than cellblock needs and stays as it is:" \
       "use \`--runtime cellblock-runsc\` or set it in the configuration"
   fi
-  if jq -e --arg name "$RUNTIME" "$RUNTIME_IS_OURS" >/dev/null <<<"$current"; then return 0; fi
+  if is_ours "$RUNTIME" "$current"; then return 0; fi
   need_root "registering the runtime \`$RUNTIME\`"
   platform=$(working_platform)
   merged=$(jq --arg name "$RUNTIME" --arg path "$(command -v runsc)" --arg platform "--platform=$platform" \

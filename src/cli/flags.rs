@@ -88,6 +88,11 @@ impl Flags {
     pub(super) fn layers(&self) -> Vec<Layer> {
         let values = Value::serialize(self).ok().and_then(Value::into_dict).unwrap_or_default();
         let given = values.into_iter().filter(|(_, value)| !matches!(value, Value::Empty(..)));
-        given.map(|(key, value)| Layer { name: format!("--{}", key.replace('_', "-")), values: Dict::from([(key, value)]) }).collect()
+        given
+            .map(|(key, value)| Layer {
+                name: format!("--{}", key.replace('_', "-")),
+                values: Dict::from([(key, value)]),
+            })
+            .collect()
     }
 }

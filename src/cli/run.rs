@@ -18,7 +18,9 @@ use crate::{
 const LIVE_CHUNKS: usize = 16;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Exit status: the program's own (sys.exit, process.exit), else 0, or 1 for an exception, 124 for a timeout,\n130 for an interrupt, 137 for a sandbox that was ended. 66, 69 and 78: the file, the engine, the settings.")]
+#[command(
+    after_help = "Exit status: the program's own (sys.exit, process.exit), else 0, or 1 for an exception, 124 for a timeout,\n130 for an interrupt, 137 for a sandbox that was ended. 66, 69 and 78: the file, the engine, the settings."
+)]
 pub(super) struct RunArgs {
     /// The file to run; `-` for standard input
     file: PathBuf,
@@ -28,7 +30,11 @@ pub(super) struct RunArgs {
 }
 
 pub(super) async fn run(config: Config, args: RunArgs) -> Result<u8, Failure> {
-    let code = if args.file.as_os_str() == "-" { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(&args.file) };
+    let code = if args.file.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(&args.file)
+    };
     let code = code.map_err(|error| Failure::File(args.file.clone(), error))?;
     let (registry, runtimes) = start(&config).await?;
     let runtime = match &args.language {
@@ -42,7 +48,8 @@ pub(super) async fn run(config: Config, args: RunArgs) -> Result<u8, Failure> {
     // Draws on standard error, and only on a terminal.
     let progress = ProgressBar::new_spinner().with_message(format!("starting a {} sandbox", runtime.name));
     progress.enable_steady_tick(Duration::from_millis(100));
-    let session = registry.open(runtime.clone(), SessionLimits { timeout: config.timeout, max_output: config.max_output })?;
+    let session =
+        registry.open(runtime.clone(), SessionLimits { timeout: config.timeout, max_output: config.max_output })?;
     let ready = session.ready().await;
     progress.finish_and_clear();
     ready?;
@@ -72,8 +79,14 @@ pub(super) async fn run(config: Config, args: RunArgs) -> Result<u8, Failure> {
 /// Prints what ended the program, and returns the exit status.
 fn report(result: &CellResult) -> u8 {
     let mut stderr = std::io::stderr();
-    if let Some(error) = result.error.as_ref().filter(|error| !matches!(error.name.as_str(), "SystemExit" | "ProcessExit")) {
-        let text = if error.traceback.is_empty() { format!("{}: {}", error.name, error.message) } else { error.traceback.join("\n") };
+    if let Some(error) =
+        result.error.as_ref().filter(|error| !matches!(error.name.as_str(), "SystemExit" | "ProcessExit"))
+    {
+        let text = if error.traceback.is_empty() {
+            format!("{}: {}", error.name, error.message)
+        } else {
+            error.traceback.join("\n")
+        };
         let _ = writeln!(stderr, "{text}");
     }
     let own = result.exit_code.and_then(|code| u8::try_from(code & 0xFF).ok());

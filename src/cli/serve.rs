@@ -13,11 +13,9 @@ use crate::{
 };
 
 pub(super) async fn serve(config: Config) -> Result<u8, Failure> {
-    // Bound first: a client that was told the path can connect while the engine is being looked at.
-    let socket = config.socket.as_deref().map(|path| Socket::bind(path, config.socket_mode.0)).transpose()?;
-    let (registry, runtimes) = start(&config).await?;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
+    // From the first moment, so that a socket never outlives us by an early signal.
     let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
     tokio::spawn(async move {
         tokio::select! {
@@ -27,6 +25,9 @@ pub(super) async fn serve(config: Config) -> Result<u8, Failure> {
         tracing::info!("a signal asks for the end: draining");
         stop.cancel();
     });
+    // Bound before the engine is looked at: a client that was told the path can connect meanwhile.
+    let socket = config.socket.as_deref().map(|path| Socket::bind(path, config.socket_mode.0)).transpose()?;
+    let (registry, runtimes) = start(&config).await?;
     tracing::info!(socket = ?config.socket, runtime = %config.runtime, "serving");
     let server = Server::new(registry.clone(), runtimes, config, shutdown);
     match socket {

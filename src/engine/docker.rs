@@ -1,9 +1,10 @@
 //! The Docker engine: one container per sandbox, through bollard.
 //!
 //! create -> attach -> start, so that no byte is missed and standard input closes when the supervisor dies.
-//! The hardening is `spec.rs`, what dead supervisors left is `reap.rs`; only this folder names bollard.
+//! The hardening is `spec.rs`, who owns a container `instance.rs`; only this folder names bollard.
 
 mod instance;
+mod oom;
 mod sandbox;
 mod spec;
 
@@ -48,6 +49,18 @@ pub struct DockerEngine {
     config: DockerConfig,
     instance: Arc<Instance>,
     info: EngineInfo,
+    /// Ends with the engine.
+    _oom_watch: AbortOnDrop,
+}
+
+/// A background task of the engine.
+#[derive(Debug)]
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl DockerEngine {
@@ -70,7 +83,8 @@ impl DockerEngine {
         let isolation = if config.runtime == WEAK_RUNTIME { Isolation::Container } else { Isolation::Gvisor };
         let version = system.server_version.unwrap_or_default();
         let info = EngineInfo { name: "docker".into(), version, runtime: config.runtime.clone(), isolation };
-        Ok(Self { docker, config, instance: Arc::new(instance), info })
+        let watch = oom::watch(docker.clone(), format!("{}={}", spec::LABEL_INSTANCE, instance.id()));
+        Ok(Self { docker, config, instance: Arc::new(instance), info, _oom_watch: AbortOnDrop(tokio::spawn(watch)) })
     }
 }
 
@@ -79,11 +93,18 @@ impl Engine for DockerEngine {
     async fn start(&self, runtime: &Runtime, resources: &Resources) -> Result<Sandbox, EngineError> {
         let body = spec::container(runtime, resources, &self.config, &self.instance);
         let created = self.docker.create_container(None, body).await.map_err(|error| match error {
-            DockerError::DockerResponseServerError { status_code: 404, .. } => EngineError::NoImage { image: runtime.image.clone() },
+            DockerError::DockerResponseServerError { status_code: 404, .. } => {
+                EngineError::NoImage { image: runtime.image.clone() }
+            }
             error => start_error("creating the container", &error),
         })?;
         // From here on the container exists: whatever happens, somebody removes it.
-        let container = sandbox::Container::new(self.docker.clone(), created.id, self.config.runtime.clone(), Arc::clone(&self.instance));
+        let container = sandbox::Container::new(
+            self.docker.clone(),
+            created.id,
+            self.config.runtime.clone(),
+            Arc::clone(&self.instance),
+        );
         let options = AttachContainerOptionsBuilder::new().stream(true).stdin(true).stdout(true).stderr(true).build();
         let attached = self.docker.attach_container(container.id(), Some(options)).await;
         let attached = attached.map_err(|error| start_error("attaching to the container", &error))?;
@@ -104,7 +125,9 @@ impl Engine for DockerEngine {
         let mut removed = 0;
         for container in containers {
             let labels = container.labels.unwrap_or_default();
-            let (Some(id), Some(owner), Some(scope)) = (container.id, labels.get(spec::LABEL_INSTANCE), labels.get(spec::LABEL_SCOPE)) else {
+            let (Some(id), Some(owner), Some(scope)) =
+                (container.id, labels.get(spec::LABEL_INSTANCE), labels.get(spec::LABEL_SCOPE))
+            else {
                 continue;
             };
             if self.instance.is_dead(owner, scope) {
@@ -128,12 +151,18 @@ fn start_error(step: &str, error: &DockerError) -> EngineError {
 fn unreachable_error(socket: &str, error: &dyn std::fmt::Display) -> EngineError {
     let hint = match std::os::unix::net::UnixStream::connect(socket) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            format!("no permission on `{socket}`: run as root or as a member of the group that owns the socket (`docker`)")
+            format!(
+                "no permission on `{socket}`: run as root or as a member of the group that owns the socket (`docker`)"
+            )
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            format!("there is no socket `{socket}`: install and start Docker with `scripts/setup`, or name another with `--docker-socket`")
+            format!(
+                "there is no socket `{socket}`: install and start Docker with `scripts/setup`, or name another with `--docker-socket`"
+            )
         }
-        Err(_) => format!("nothing listens on `{socket}`: start the Docker daemon (`scripts/setup` does)"),
+        Err(_) => {
+            format!("nothing listens on `{socket}`: start the Docker daemon (`scripts/setup` does)")
+        }
         Ok(_) => "the daemon answers, but not this call; see its log (`make logs`)".to_owned(),
     };
     EngineError::Unreachable { message: format!("Docker cannot be used: {error}"), hint }

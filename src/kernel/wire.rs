@@ -160,7 +160,9 @@ mod tests {
 
     #[test]
     fn what_is_no_message_is_refused() {
-        for line in ["", "1", "[]", "{}", r#"{"type":"dance"}"#, r#"{"type":"pong"}"#, "{\"type\":\"pong\",\"id\":\"\\ud800\"}"] {
+        for line in
+            ["", "1", "[]", "{}", r#"{"type":"dance"}"#, r#"{"type":"pong"}"#, "{\"type\":\"pong\",\"id\":\"\\ud800\"}"]
+        {
             assert!(parse(line.as_bytes()).is_none(), "{line}");
         }
     }

@@ -85,7 +85,11 @@ impl Connection {
 }
 
 /// Serves one client until its input ends or the server shuts down, and leaves nothing of it behind.
-pub(super) async fn serve(server: Server, reader: impl AsyncRead + Unpin, writer: impl AsyncWrite + Unpin + Send + 'static) {
+pub(super) async fn serve(
+    server: Server,
+    reader: impl AsyncRead + Unpin,
+    writer: impl AsyncWrite + Unpin + Send + 'static,
+) {
     let connection = Connection::default();
     let (answers, outbox) = mpsc::channel(ANSWERS);
     let writing = tokio::spawn(write(writer, outbox));
@@ -115,7 +119,8 @@ async fn read(
 ) {
     let max_line = usize::try_from(server.config.max_line.0).unwrap_or(usize::MAX);
     let mut lines = FramedRead::new(reader, LineDecoder::new(max_line));
-    let bytes_in_flight = Arc::new(Semaphore::new(max_line.saturating_mul(LINES_IN_FLIGHT).min(Semaphore::MAX_PERMITS)));
+    let bytes_in_flight =
+        Arc::new(Semaphore::new(max_line.saturating_mul(LINES_IN_FLIGHT).min(Semaphore::MAX_PERMITS)));
     loop {
         let frame = tokio::select! {
             biased;

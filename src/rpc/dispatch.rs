@@ -39,13 +39,11 @@ struct CancelParams<'a> {
 
 /// Takes one line of the client.
 pub(super) fn line(server: &Server, connection: &Connection, line: &[u8]) -> Answer {
-    match line.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        Some(b'[') => batch(server, connection, line),
-        _ => {
-            let answer = single(server, connection, line);
-            Box::pin(async move { answer.await.map(MethodResponse::into_json) })
-        }
+    if line.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+        return batch(server, connection, line);
     }
+    let answer = single(server, connection, line);
+    Box::pin(async move { answer.await.map(MethodResponse::into_json) })
 }
 
 /// The answer to a line over the limit, whose id nobody read.
@@ -58,7 +56,11 @@ pub(super) fn too_long(max: u64) -> Box<RawValue> {
 pub(super) fn busy(line: &[u8]) -> Box<RawValue> {
     let id = serde_json::from_slice::<Request<'_>>(line).map_or(Id::Null, |request| request.id);
     let data = serde_json::json!({"kind": "busy", "outcome": "not_started", "retryable": true});
-    let error = ErrorObjectOwned::owned(-32009, "too many requests in flight on this connection; send it again when others are answered", Some(data));
+    let error = ErrorObjectOwned::owned(
+        -32009,
+        "too many requests in flight on this connection; send it again when others are answered",
+        Some(data),
+    );
     MethodResponse::error(id, error).into_json()
 }
 
@@ -67,7 +69,9 @@ fn batch(server: &Server, connection: &Connection, line: &[u8]) -> Answer {
         let answer = MethodResponse::error(Id::Null, code).into_json();
         Box::pin(std::future::ready(Some(answer)))
     };
-    let Ok(entries) = serde_json::from_slice::<Vec<&RawValue>>(line) else { return error(ErrorCode::ParseError) };
+    let Ok(entries) = serde_json::from_slice::<Vec<&RawValue>>(line) else {
+        return error(ErrorCode::ParseError);
+    };
     if entries.is_empty() || entries.len() > MAX_BATCH {
         return error(ErrorCode::InvalidRequest);
     }
@@ -191,7 +195,9 @@ fn handler(
     params: Params<'static>,
     token: CancellationToken,
 ) -> Option<Pin<Box<dyn Future<Output = MethodResponse> + Send>>> {
-    let MethodCallback::Async(callback) = server.methods.method(method)? else { return None };
+    let MethodCallback::Async(callback) = server.methods.method(method)? else {
+        return None;
+    };
     let mut extensions = Extensions::new();
     extensions.insert(server.clone());
     extensions.insert(connection.clone());

@@ -59,7 +59,9 @@ impl Socket {
             }
             match std::os::unix::net::UnixStream::connect(path) {
                 Ok(_) => return Err(SocketError::Live(path.to_owned())),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed)?,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    fs::remove_file(path).map_err(failed)?;
+                }
                 Err(error) => return Err(failed(error)),
             }
         }

@@ -11,8 +11,8 @@ use crate::{
     error::Error,
     posture::Posture,
     protocol::{
-        CellResult, Closed, CreateParams, ExecuteParams, Interrupted, NoParams, PROTOCOL_VERSION, RuntimeInfo, ServerInfo, SessionInfo,
-        SessionLimits, SessionList, SessionParams,
+        CellResult, Closed, CreateParams, ExecuteParams, Interrupted, NoParams, PROTOCOL_VERSION, RuntimeInfo,
+        ServerInfo, SessionInfo, SessionLimits, SessionList, SessionParams,
     },
     session::Cell,
     units::{ByteSize, Span},
@@ -62,12 +62,10 @@ impl Call {
     }
 }
 
-#[expect(clippy::unused_async, reason = "all methods have one shape")]
 async fn ping(call: Call) -> Result<&'static str, Error> {
     parse::<NoParams>(&call.params).map(|NoParams {}| "pong")
 }
 
-#[expect(clippy::unused_async, reason = "all methods have one shape")]
 async fn info(call: Call) -> Result<ServerInfo, Error> {
     let NoParams {} = parse(&call.params)?;
     let runtimes = call.server.runtimes.iter().map(|runtime| RuntimeInfo {
@@ -86,7 +84,6 @@ async fn info(call: Call) -> Result<ServerInfo, Error> {
     })
 }
 
-#[expect(clippy::unused_async, reason = "all methods have one shape")]
 async fn shutdown(call: Call) -> Result<Closed, Error> {
     let NoParams {} = parse(&call.params)?;
     call.server.shutdown.cancel();
@@ -118,13 +115,11 @@ async fn create(call: Call) -> Result<SessionInfo, Error> {
     }
 }
 
-#[expect(clippy::unused_async, reason = "all methods have one shape")]
 async fn get(call: Call) -> Result<SessionInfo, Error> {
     let params: SessionParams = parse(&call.params)?;
     Ok(call.connection.session(&params.session_id)?.info())
 }
 
-#[expect(clippy::unused_async, reason = "all methods have one shape")]
 async fn list(call: Call) -> Result<SessionList, Error> {
     let NoParams {} = parse(&call.params)?;
     Ok(SessionList { sessions: call.connection.all().iter().map(crate::session::Session::info).collect() })
@@ -153,13 +148,14 @@ async fn execute(call: Call) -> Result<CellResult, Error> {
     let params: ExecuteParams = parse(&call.params)?;
     let session = call.connection.session(&params.session_id)?;
     let limits = session.limits();
-    let cell = Cell {
+    let wanted = Cell {
         code: params.code,
         timeout: timeout(&call.server, params.timeout.unwrap_or(limits.timeout))?.0,
-        max_output: usize::try_from(max_output(&call.server, params.max_output.unwrap_or(limits.max_output))?.0).unwrap_or(usize::MAX),
+        max_output: usize::try_from(max_output(&call.server, params.max_output.unwrap_or(limits.max_output))?.0)
+            .unwrap_or(usize::MAX),
         live: None,
     };
-    let mut pending = session.execute(cell)?;
+    let mut pending = session.execute(wanted)?;
     tokio::select! {
         answer = pending.answer() => answer,
         () = call.cancelled.0.cancelled() => {

@@ -8,7 +8,7 @@
 //! Everything that can happen to a session comes through this task's two sources, its commands and its kernel; nobody
 //! else touches the sandbox. Whoever waits is answered: the cells still queued at the end with "not started".
 
-use std::{collections::VecDeque, future::Future, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -316,7 +316,9 @@ impl Actor {
     fn accept(&mut self, command: Command, running: Option<u64>) -> Option<Cause> {
         let mut stop = None;
         match command {
-            Command::Execute(queued) if self.queue.len() < self.policy.max_queue => self.queue.push_back(queued),
+            Command::Execute(queued) if self.queue.len() < self.policy.max_queue => {
+                self.queue.push_back(queued);
+            }
             Command::Execute(queued) => {
                 let _ = queued.reply.send(Err(Error::QueueFull { position: self.queue.len() }));
             }
@@ -370,7 +372,9 @@ impl Actor {
 
 /// Waits for a task, for ever when there is none.
 async fn joined(task: &mut Option<tokio::task::JoinHandle<Result<(), EngineError>>>) -> Result<(), String> {
-    let Some(handle) = task else { return std::future::pending().await };
+    let Some(handle) = task else {
+        return std::future::pending().await;
+    };
     let result = handle.await;
     *task = None;
     match result {
@@ -380,17 +384,12 @@ async fn joined(task: &mut Option<tokio::task::JoinHandle<Result<(), EngineError
 }
 
 /// Hands the waiting chunk to its reader, for ever when there is none. Cancel-safe: the chunk stays until it is handed over.
-fn forward<'a>(
-    live: Option<&'a mpsc::Sender<(StreamName, Vec<u8>)>>,
-    unsent: &'a mut Option<(StreamName, Vec<u8>)>,
-) -> impl Future<Output = ()> + 'a {
-    async move {
-        let (Some(live), true) = (live, unsent.is_some()) else { return std::future::pending().await };
-        let permit = live.reserve().await;
-        let chunk = unsent.take();
-        // A reader that went away misses the chunk and nothing else happens.
-        if let (Ok(permit), Some(chunk)) = (permit, chunk) {
-            permit.send(chunk);
-        }
+async fn forward(live: Option<&mpsc::Sender<(StreamName, Vec<u8>)>>, unsent: &mut Option<(StreamName, Vec<u8>)>) {
+    let (Some(live), true) = (live, unsent.is_some()) else { return std::future::pending().await };
+    let permit = live.reserve().await;
+    let chunk = unsent.take();
+    // A reader that went away misses the chunk and nothing else happens.
+    if let (Ok(permit), Some(chunk)) = (permit, chunk) {
+        permit.send(chunk);
     }
 }

@@ -55,7 +55,11 @@ impl Running {
 
     /// Keeps the kernel's account and says what the ladder needs of it.
     pub(super) fn done(&mut self, done: Done) -> Finish {
-        let finish = Finish { error: done.status == DoneStatus::Error, interrupted: done.interrupted, exit: done.exit_code.is_some() };
+        let finish = Finish {
+            error: done.status == DoneStatus::Error,
+            interrupted: done.interrupted,
+            exit: done.exit_code.is_some(),
+        };
         self.exit_code = done.exit_code;
         self.done = Some(done);
         finish
@@ -65,15 +69,22 @@ impl Running {
     pub(super) fn gone(&mut self, exit: Exit, broken: Option<&str>) {
         self.exit_code = exit.code;
         let (name, message) = match (exit, broken) {
-            (Exit { oom: true, .. }, _) => ("OutOfMemory", "the sandbox went over its memory limit and was ended".to_owned()),
-            (_, Some(reason)) => ("ProtocolViolation", format!("the sandbox was ended because its kernel sent {reason}")),
+            (Exit { oom: true, .. }, _) => {
+                ("OutOfMemory", "the sandbox went over its memory limit and was ended".to_owned())
+            }
+            (_, Some(reason)) => {
+                ("ProtocolViolation", format!("the sandbox was ended because its kernel sent {reason}"))
+            }
             (Exit { code: Some(code), .. }, _) if code > 128 => {
                 ("KernelDied", format!("the kernel's process was ended by signal {}", code - 128))
             }
-            (Exit { code: Some(code), .. }, _) => ("KernelDied", format!("the kernel's process ended with exit code {code}")),
-            (Exit { code: None, .. }, _) => {
-                ("KernelDied", "the kernel's process closed its connection or was replaced, and its sandbox was ended".to_owned())
+            (Exit { code: Some(code), .. }, _) => {
+                ("KernelDied", format!("the kernel's process ended with exit code {code}"))
             }
+            (Exit { code: None, .. }, _) => (
+                "KernelDied",
+                "the kernel's process closed its connection or was replaced, and its sandbox was ended".to_owned(),
+            ),
         };
         self.lost = Some(CellError { name: name.to_owned(), message, traceback: Vec::new() });
     }

@@ -30,7 +30,11 @@ pub(super) async fn start(engine: &dyn Engine, runtime: &Runtime, policy: &Polic
             Err(reason) => {
                 sandbox.control.destroy().await;
                 let said = sandbox.diagnostics.text();
-                return Err(failed(if said.is_empty() { reason } else { format!("{reason}; its standard error: {said}") }));
+                return Err(failed(if said.is_empty() {
+                    reason
+                } else {
+                    format!("{reason}; its standard error: {said}")
+                }));
             }
         };
         let outside = sandbox.control.outside().await?;

@@ -120,10 +120,14 @@ impl Ladder {
             }
             (_, Event::Gone { oom, exited }) => (Phase::Ended, Step::End(gone(oom, exited))),
             (phase, Event::Stop(Cause::Close)) => (Phase::Ended, Step::Kill(killed(phase, CellStatus::Killed))),
-            (Phase::Running, Event::Stop(cause)) => (Phase::Interrupting { cause, signalled: false, done: None }, Step::Signal),
+            (Phase::Running, Event::Stop(cause)) => {
+                (Phase::Interrupting { cause, signalled: false, done: None }, Step::Signal)
+            }
             (Phase::Running, Event::Done(done)) => (Phase::Ended, Step::End(ended(None, done))),
             (Phase::Interrupting { cause, signalled: true, .. }, Event::Done(done))
-            | (Phase::Interrupting { cause, done: Some(done), .. }, Event::Signalled) => (Phase::Verifying { cause, done }, Step::Ping),
+            | (Phase::Interrupting { cause, done: Some(done), .. }, Event::Signalled) => {
+                (Phase::Verifying { cause, done }, Step::Ping)
+            }
             (Phase::Interrupting { cause, signalled: false, .. }, Event::Done(done)) => {
                 (Phase::Interrupting { cause, signalled: false, done: Some(done) }, Step::Wait)
             }
@@ -153,7 +157,10 @@ fn stopped(cause: Cause) -> CellStatus {
 fn ended(cause: Option<Cause>, done: Finish) -> Ending {
     let (status, ended_by) = match cause {
         Some(cause) if done.interrupted => (stopped(cause), EndedBy::Interrupt),
-        _ => (if done.error { CellStatus::Error } else { CellStatus::Ok }, if done.exit { EndedBy::Exit } else { EndedBy::Completed }),
+        _ => (
+            if done.error { CellStatus::Error } else { CellStatus::Ok },
+            if done.exit { EndedBy::Exit } else { EndedBy::Completed },
+        ),
     };
     Ending { status, ended_by, state: State::Preserved }
 }
@@ -164,7 +171,8 @@ fn killed(phase: Phase, status: CellStatus) -> Ending {
         Phase::Verifying { done, .. } | Phase::Interrupting { done: Some(done), .. } if !done.interrupted => Some(done),
         _ => None,
     };
-    let ending = finished.map_or(Ending { status, ended_by: EndedBy::Kill, state: State::Lost }, |done| ended(None, done));
+    let ending =
+        finished.map_or(Ending { status, ended_by: EndedBy::Kill, state: State::Lost }, |done| ended(None, done));
     Ending { state: State::Lost, ..ending }
 }
 
@@ -233,7 +241,11 @@ mod tests {
     }
 
     fn any_event() -> impl Strategy<Value = Event> {
-        let finish = (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(error, interrupted, exit)| Finish { error, interrupted, exit });
+        let finish = (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(error, interrupted, exit)| Finish {
+            error,
+            interrupted,
+            exit,
+        });
         prop_oneof![
             prop::sample::select(vec![Cause::Timeout, Cause::Interrupt, Cause::Close]).prop_map(Event::Stop),
             Just(Event::Signalled),

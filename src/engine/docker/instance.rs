@@ -76,7 +76,9 @@ impl Instance {
 
     /// Removes the lock files of dead supervisors; their containers must be gone.
     pub fn forget_dead(&self) {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        let Ok(entries) = fs::read_dir(&self.folder) else {
+            return;
+        };
         for path in entries.flatten().map(|entry| entry.path()) {
             if path.extension().is_some_and(|ending| ending == "lock") && !is_locked(&path) {
                 let _ = fs::remove_file(path);

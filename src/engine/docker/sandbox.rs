@@ -66,19 +66,29 @@ pub(super) fn sandbox(container: Container, attached: AttachContainerResults) ->
                 stderr.push(&message);
                 None
             }
-            Ok(LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message }) => Some(Ok(message)),
+            Ok(LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message }) => {
+                Some(Ok(message))
+            }
             Err(error) => Some(Err(io::Error::other(error))),
         };
         std::future::ready(bytes)
     });
-    Sandbox { stdin: Box::new(attached.input), stdout: Box::new(StreamReader::new(stdout)), diagnostics, control: Arc::new(container) }
+    Sandbox {
+        stdin: Box::new(attached.input),
+        stdout: Box::new(StreamReader::new(stdout)),
+        diagnostics,
+        control: Arc::new(container),
+    }
 }
 
 #[async_trait]
 impl Control for Container {
     async fn interrupt(&self) -> Result<(), EngineError> {
         let options = KillContainerOptionsBuilder::new().signal("SIGINT").build();
-        self.docker.kill_container(&self.id, Some(options)).await.map_err(|error| start_error("interrupting the container", &error))
+        self.docker
+            .kill_container(&self.id, Some(options))
+            .await
+            .map_err(|error| start_error("interrupting the container", &error))
     }
 
     async fn exit(&self) -> Exit {
@@ -89,8 +99,12 @@ impl Control for Container {
                     let code = state.exit_code.and_then(|code| i32::try_from(code).ok());
                     return Exit { code, oom: state.oom_killed.unwrap_or(false) };
                 }
-                Some(_) if tokio::time::Instant::now() < deadline => tokio::time::sleep(EXIT_POLL).await,
-                _ => return Exit { code: None, oom: false },
+                Some(_) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(EXIT_POLL).await;
+                }
+                _ => {
+                    return Exit { code: None, oom: false };
+                }
             }
         }
     }
@@ -102,7 +116,9 @@ impl Control for Container {
         let options = RemoveContainerOptionsBuilder::new().force(true).build();
         match self.docker.remove_container(&self.id, Some(options)).await {
             Ok(()) | Err(DockerError::DockerResponseServerError { status_code: 404 | 409, .. }) => {}
-            Err(error) => tracing::warn!(container = %self.id, %error, "cannot remove the container; the next start will"),
+            Err(error) => {
+                tracing::warn!(container = %self.id, %error, "cannot remove the container; the next start will");
+            }
         }
     }
 

@@ -23,12 +23,20 @@ const MAX_FILES: i64 = 1024;
 const SENTRY_PIDS: i64 = 512;
 
 /// The container that runs `runtime`, hardened.
-pub(super) fn container(runtime: &Runtime, resources: &Resources, config: &DockerConfig, instance: &Instance) -> ContainerCreateBody {
+pub(super) fn container(
+    runtime: &Runtime,
+    resources: &Resources,
+    config: &DockerConfig,
+    instance: &Instance,
+) -> ContainerCreateBody {
     let memory = i64::try_from(resources.memory.0).unwrap_or(i64::MAX);
     let tmpfs = format!("rw,nosuid,nodev,mode=1777,size={}", resources.disk.0);
+    // POSIX semaphores and shared memory (multiprocessing, joblib) live in /dev/shm.
+    let writable = ["/workspace", "/tmp", "/dev/shm"];
     #[expect(clippy::cast_possible_truncation, reason = "the settings bound CPUs far below what would not fit")]
     let nano_cpus = (resources.cpus * 1e9) as i64;
-    let limit = |name: &str, value: i64| ResourcesUlimits { name: Some(name.to_owned()), soft: Some(value), hard: Some(value) };
+    let limit =
+        |name: &str, value: i64| ResourcesUlimits { name: Some(name.to_owned()), soft: Some(value), hard: Some(value) };
     ContainerCreateBody {
         image: Some(runtime.image.clone()),
         entrypoint: Some(Vec::new()),
@@ -52,7 +60,7 @@ pub(super) fn container(runtime: &Runtime, resources: &Resources, config: &Docke
         host_config: Some(HostConfig {
             runtime: Some(config.runtime.clone()),
             readonly_rootfs: Some(true),
-            tmpfs: Some(HashMap::from([("/workspace".to_owned(), tmpfs.clone()), ("/tmp".to_owned(), tmpfs)])),
+            tmpfs: Some(writable.map(|path| (path.to_owned(), tmpfs.clone())).into()),
             cap_drop: Some(vec!["ALL".to_owned()]),
             security_opt: Some(vec!["no-new-privileges:true".to_owned(), format!("seccomp={}", config.seccomp)]),
             privileged: Some(false),
@@ -63,7 +71,11 @@ pub(super) fn container(runtime: &Runtime, resources: &Resources, config: &Docke
             memory_swap: Some(memory),
             nano_cpus: Some(nano_cpus),
             pids_limit: Some(i64::from(resources.processes) + SENTRY_PIDS),
-            ulimits: Some(vec![limit("core", 0), limit("nofile", MAX_FILES), limit("nproc", i64::from(resources.processes))]),
+            ulimits: Some(vec![
+                limit("core", 0),
+                limit("nofile", MAX_FILES),
+                limit("nproc", i64::from(resources.processes)),
+            ]),
             log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
             auto_remove: Some(false),
             init: Some(false),

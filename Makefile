@@ -1,0 +1,51 @@
+# `make` alone lists the targets. Each sets up what it needs (scripts/setup is idempotent and fast the second time).
+SHELL := /bin/bash
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+# Containers and builds share two cores on the machines that test this.
+TEST_THREADS ?= 3
+CARGO_DENY := target/tools/bin/cargo-deny
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test lint bench fuzz logs clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install and start what is missing: Docker, runsc, the images
+	scripts/setup
+
+build: ## the release binary, target/release/cellblock
+	cargo build --release
+
+demo: setup build ## the main job on a real data set, over the stdio protocol
+	cargo run --release --quiet --example demo
+
+test: setup lint ## everything: lint, unit tests, integration tests in real containers
+	cargo test --lib --bins --examples
+	cargo test --test it -- --test-threads=$(TEST_THREADS)
+
+lint: $(CARGO_DENY) ## format, clippy, documentation, dependencies, shell scripts
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+	$(CARGO_DENY) check bans licenses sources
+	shellcheck --external-sources scripts/setup scripts/fuzz scripts/lib/*.sh .ci/run
+
+# No registry carries it prebuilt; built once, it stays in target/.
+$(CARGO_DENY):
+	cargo install cargo-deny --quiet --locked --no-default-features --root target/tools
+
+bench: setup ## round trips and starts beside the engine's own floors
+	cargo bench --bench floors
+
+fuzz: ## the three codecs, a minute each (SECONDS=n)
+	scripts/fuzz
+
+logs: ## where the daemon logs, and the containers of cellblock
+	@echo "dockerd: /var/log/cellblock-dockerd.log (or: journalctl -u docker)"
+	@docker ps -a --filter label=cellblock.instance
+
+clean: ## build results, cellblock's containers and images
+	cargo clean
+	docker ps -aq --filter label=cellblock.instance | xargs -r docker rm -f
+	docker image rm -f cellblock/python cellblock/nodejs
