@@ -25,6 +25,7 @@ import warnings
 
 PROTOCOL = 1
 CHUNK = 65536
+SMALL_CHUNK = 8192
 # Out of the way of user code that closes or counts low descriptors.
 FIRST_PRIVATE_FD = 200
 PROBE = ("/proc/version", "/proc/self/status", "/proc/self/mounts", "/proc/net/dev")
@@ -131,8 +132,12 @@ class Capture:
                     continue
                 with self.lock:
                     # Looked at again under the lock: the cell may have ended, or its end has read the pipe.
-                    if self.cell is not None and self.running.is_set() and select.select([fd], [], [], 0)[0]:
-                        self.forward(fd, CHUNK)
+                    if self.cell is None or not self.running.is_set() or not select.select([fd], [], [], 0)[0]:
+                        continue
+                    size = self.forward(fd, CHUNK)
+                if size < SMALL_CHUNK:
+                    # Lets a loop of short prints fill the pipe: a message for each line would cost more than the line.
+                    time.sleep(0.003)
 
 
 class Interrupts:
