@@ -3,7 +3,6 @@ SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 # Containers and builds share two cores on the machines that test this.
 TEST_THREADS ?= 3
-CARGO_DENY := target/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test lint bench fuzz logs clean
@@ -24,16 +23,12 @@ test: setup lint ## everything: lint, unit tests, integration tests in real cont
 	cargo test --lib --bins --examples
 	cargo test --test it -- --test-threads=$(TEST_THREADS)
 
-lint: $(CARGO_DENY) ## format, clippy, documentation, dependencies, shell scripts
+lint: ## format, clippy, documentation, dependencies, shell scripts
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
-	$(CARGO_DENY) check bans licenses sources
-	shellcheck --external-sources scripts/setup scripts/fuzz scripts/lib/*.sh .ci/run
-
-# No registry carries it prebuilt; built once, it stays in target/.
-$(CARGO_DENY):
-	cargo install cargo-deny --quiet --locked --no-default-features --root target/tools
+	scripts/cargo-deny check bans licenses sources
+	shellcheck --external-sources $(shell find scripts .ci -type f)
 
 bench: setup ## round trips and starts beside the engine's own floors
 	cargo bench --bench floors
@@ -48,4 +43,5 @@ logs: ## where the daemon logs, and the containers of cellblock
 clean: ## build results, cellblock's containers and images
 	cargo clean
 	docker ps -aq --filter label=cellblock.instance | xargs -r docker rm -f
-	docker image rm -f cellblock/python cellblock/nodejs
+	docker image ls --format '{{.Repository}}:{{.Tag}}' --filter reference=cellblock/python --filter reference=cellblock/nodejs | \
+		xargs -r docker image rm

@@ -89,7 +89,8 @@ first_file() {
   done
 }
 
-# The same name that a registry serves; made from packages where no registry can be reached.
+# The same name that a registry serves; made from packages where no registry can be reached, like the original without
+# documentation and with a dpkg that does not wait for the disk after every file (three times as fast).
 base_image() {
   local mirror
   if docker image inspect "$BASE" >/dev/null 2>&1; then return 0; fi
@@ -101,7 +102,7 @@ base_image() {
   command -v mmdebstrap >/dev/null || { quietly apt-get update && apt_install mmdebstrap; }
   mirror=$(debian_mirror)
   [ -n "$mirror" ] || die "the apt configuration names no mirror of Debian's main archive"
-  mmdebstrap --quiet --variant=minbase --dpkgopt='path-exclude=/usr/share/doc/*' \
+  mmdebstrap --quiet --variant=minbase --dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-include=/usr/share/doc/*/copyright' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' trixie - "$mirror" |
     docker import - "$BASE" >/dev/null || die "making $BASE failed"
