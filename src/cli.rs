@@ -14,8 +14,8 @@ use figment::value::Dict;
 use crate::{
     config::{Config, ConfigError, Layer, LogFormat, Settings},
     engine::{
-        Engine, EngineError,
-        docker::{DockerConfig, DockerEngine, Instance, InstanceError, WEAK_RUNTIME},
+        Engine, EngineError, Instance, InstanceError,
+        docker::{DockerConfig, DockerEngine, WEAK_RUNTIME},
     },
     protocol::Isolation,
     rpc::listen::SocketError,

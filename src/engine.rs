@@ -3,11 +3,15 @@
 //! Nothing above this file knows which engine runs; nothing in it knows cells or clients.
 
 pub mod docker;
+mod hardening;
+mod instance;
 
 use std::{fmt, sync::Arc, sync::Mutex};
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use instance::{Instance, InstanceError};
 
 use crate::{posture::OutsideFacts, protocol::EngineInfo, runtime::Runtime, units::ByteSize};
 

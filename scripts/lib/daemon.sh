@@ -22,6 +22,7 @@ start_docker() {
 }
 
 start_daemon() {
+  local daemon=$$
   need_root "starting or reaching the Docker daemon"
   if [ -d /run/systemd/system ]; then
     say "starting the Docker service"
@@ -31,12 +32,17 @@ start_daemon() {
     docker_answers && return
     say "starting dockerd in the background, its log is $DAEMON_LOG"
     setsid nohup dockerd >>"$DAEMON_LOG" 2>&1 </dev/null &
+    daemon=$!
   fi
-  wait_for 60 docker_answers || {
-    if [ -e "$DAEMON_LOG" ]; then tail -n 20 "$DAEMON_LOG" >&2; fi
-    die "the Docker daemon does not answer after 60 s"
+  wait_for 60 answers_or_ended "$daemon" || true
+  docker_answers || {
+    if [ "$daemon" != $$ ]; then tail -n 20 "$DAEMON_LOG" | cut -c -300 >&2; fi
+    die "the Docker daemon does not come up; its log says why"
   }
 }
+
+# answers_or_ended PROCESS
+answers_or_ended() { docker_answers || ! kill -0 "$1" 2>/dev/null; }
 
 # A daemon that is just starting or ending gets the time for it. One that ended abruptly leaves a pid file, whose number
 # may by now be another process's.

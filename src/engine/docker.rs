@@ -1,9 +1,8 @@
 //! The Docker engine: one container per sandbox, through bollard.
 //!
 //! create -> attach -> start, so that no byte is missed and standard input closes when the supervisor dies.
-//! The hardening is `spec.rs`, who owns a container `instance.rs`; only this folder names bollard.
+//! `spec.rs` renders the hardening, `oom.rs` ends what ran out of memory; only this folder names bollard.
 
-mod instance;
 mod oom;
 mod sandbox;
 mod spec;
@@ -17,9 +16,7 @@ use bollard::{
     query_parameters::{AttachContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder},
 };
 
-pub use instance::{Instance, InstanceError};
-
-use super::{Engine, EngineError, Resources, Sandbox};
+use super::{Engine, EngineError, Instance, Resources, Sandbox, hardening::Hardening};
 use crate::{
     protocol::{EngineInfo, Isolation},
     runtime::Runtime,
@@ -91,7 +88,8 @@ impl DockerEngine {
 #[async_trait]
 impl Engine for DockerEngine {
     async fn start(&self, runtime: &Runtime, resources: &Resources) -> Result<Sandbox, EngineError> {
-        let body = spec::container(runtime, resources, &self.config, &self.instance);
+        let hardening = Hardening::new(runtime, resources);
+        let body = spec::container(&runtime.image, &hardening, &self.config, &self.instance);
         let created = self.docker.create_container(None, body).await.map_err(|error| match error {
             DockerError::DockerResponseServerError { status_code: 404, .. } => {
                 EngineError::NoImage { image: runtime.image.clone() }

@@ -20,9 +20,9 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio_util::io::StreamReader;
 
-use super::{Instance, start_error};
+use super::start_error;
 use crate::{
-    engine::{Control, Diagnostics, EngineError, Exit, Sandbox},
+    engine::{Control, Diagnostics, EngineError, Exit, Instance, Sandbox},
     posture::OutsideFacts,
 };
 

@@ -1,8 +1,9 @@
-//! Which supervisor owns a container, and whether it still lives.
+//! Which supervisor owns a sandbox, and whether it still lives.
 //!
 //! Each supervisor holds a lock on `<state dir>/<instance id>.lock` for as long as it lives; the kernel of the
 //! machine drops the lock with the process, `kill -9` included. A container names its owner and the state dir's scope;
-//! a supervisor judges only owners of its own scope, since it cannot see the locks of another.
+//! a supervisor judges only owners of its own scope, since it cannot see the locks of another. An engine that keeps
+//! files per sandbox keeps them in `<state dir>/<instance id>/`.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -68,6 +69,21 @@ impl Instance {
         &self.scope
     }
 
+    /// Where this supervisor keeps what belongs to its sandboxes; made on first use by whoever needs it.
+    pub fn private_folder(&self) -> PathBuf {
+        self.folder.join(&self.id)
+    }
+
+    /// The private folders of supervisors that are certainly dead, each with its owner's id.
+    pub fn dead_folders(&self) -> Vec<(String, PathBuf)> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
+            .filter(|(owner, _)| owner.len() == self.id.len() && self.is_dead(owner, &self.scope))
+            .collect()
+    }
+
     /// Whether `owner` is certainly dead.
     pub fn is_dead(&self, owner: &str, scope: &str) -> bool {
         let plain = !owner.is_empty() && owner.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -89,6 +105,8 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
+        // Empty by now; what is not is left for the next supervisor's look.
+        let _ = fs::remove_dir(self.private_folder());
         let _ = fs::remove_file(lock_path(&self.folder, &self.id));
     }
 }
