@@ -217,7 +217,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_the_fields_own_expression(text in "([a-zA-Z0-9.:_-]{0,8}/)?[a-z0-9._/-]{0,12}(:[a-zA-Z0-9._-]{0,5})?(@sha256:[0-9a-f]{64})?") {
+        // Hosts with capitals or `_` are left out, where the crate is not of Docker's opinion.
+        fn agrees_with_the_fields_own_expression(text in "([a-z0-9.:-]{0,8}/)?[a-z0-9._/-]{0,12}(:[a-zA-Z0-9._-]{0,5})?(@sha256:[0-9a-f]{64})?") {
             match (text.parse::<Reference>(), text.parse::<oci_client::Reference>()) {
                 (Ok(ours), Ok(theirs)) => {
                     prop_assert_eq!(ours.registry(), theirs.registry());

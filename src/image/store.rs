@@ -485,8 +485,10 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
 
 /// Up to three names that may have been meant.
 fn near(wanted: &Reference, all: &[ImageSummary]) -> String {
-    let last = wanted.repository().rsplit('/').next().unwrap_or_default();
-    let alike = |name: &str| name.contains(last) || last.contains(name.rsplit('/').next().unwrap_or(name).split(':').next().unwrap_or(name));
-    let found: Vec<_> = all.iter().filter(|one| alike(&one.reference)).take(3).map(|one| format!("`{}`", one.reference)).collect();
+    let wanted = wanted.familiar();
+    let mut alike: Vec<_> = all.iter().map(|one| (strsim::jaro_winkler(&wanted, &one.reference), one)).collect();
+    alike.retain(|(likeness, one)| *likeness > 0.75 || one.reference.contains(wanted.split(':').next().unwrap_or_default()));
+    alike.sort_by(|one, other| other.0.total_cmp(&one.0));
+    let found: Vec<_> = alike.iter().take(3).map(|(_, one)| format!("`{}`", one.reference)).collect();
     if found.is_empty() { String::new() } else { format!("; near it are {}", found.join(", ")) }
 }
