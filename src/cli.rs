@@ -3,6 +3,7 @@
 //! With `main`, the only place that reads the environment. It builds the layers and starts them; it decides nothing.
 
 mod flags;
+mod image;
 mod run;
 mod serve;
 
@@ -51,6 +52,8 @@ enum Command {
     Serve,
     /// Run one file in a fresh sandbox; its outcome is the exit status
     Run(run::RunArgs),
+    /// Bring, list and remove the images of engines that have no daemon
+    Image(image::ImageArgs),
     /// Print the effective settings and where each comes from
     Config,
 }
@@ -79,6 +82,10 @@ enum Failure {
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
+    Image(#[from] crate::image::ImageError),
+    #[error(transparent)]
+    Credentials(#[from] image::CredentialsError),
+    #[error(transparent)]
     Socket(#[from] SocketError),
     #[error(transparent)]
     Session(#[from] crate::error::Error),
@@ -93,6 +100,8 @@ impl Failure {
             Self::Config(_) | Self::Toml(..) | Self::Seccomp(..) | Self::LogLevel(_) | Self::EnableSandbox(_) => 78,
             Self::File(..) | Self::NoLanguage(_) | Self::Runtime(_) => 66,
             Self::Instance(_) | Self::Engine(_) | Self::Socket(_) | Self::Session(_) => 69,
+            Self::Image(error) => image::exit_code(error),
+            Self::Credentials(_) => 66,
             Self::Stdio(_) => 74,
         }
     }
@@ -116,6 +125,7 @@ fn execute(cli: Cli) -> Result<u8, Failure> {
     let code = match cli.command {
         Command::Serve => runtime.block_on(serve::serve(settings.config)),
         Command::Run(args) => runtime.block_on(run::run(settings.config, args)),
+        Command::Image(args) => runtime.block_on(image::image(&settings.config, args)),
         Command::Config => {
             std::io::stdout().write_all(settings.describe().as_bytes()).map(|()| 0).map_err(Failure::Stdio)
         }
@@ -159,7 +169,13 @@ fn settings(cli: &Cli) -> Result<Settings, Failure> {
         _ if rustix::process::geteuid().is_root() => "/run/cellblock".into(),
         _ => std::env::temp_dir().join(format!("cellblock-{}", rustix::process::geteuid().as_raw())),
     };
-    Ok(Settings::resolve(state_dir, layers)?)
+    let home = || std::env::home_dir().unwrap_or_else(|| state_dir.clone());
+    let image_store = match variable("XDG_DATA_HOME") {
+        _ if rustix::process::geteuid().is_root() => "/var/lib/cellblock".into(),
+        Some(folder) => PathBuf::from(folder).join("cellblock"),
+        None => home().join(".local/share/cellblock"),
+    };
+    Ok(Settings::resolve(state_dir, image_store, layers)?)
 }
 
 fn log_to_stderr(config: &Config) -> Result<(), Failure> {

@@ -34,6 +34,8 @@ pub struct Config {
     pub seccomp: String,
     /// Where supervisors of this machine keep the locks that show that they live.
     pub state_dir: PathBuf,
+    /// Where unpacked images are kept.
+    pub image_store: PathBuf,
     /// Other images for the runtimes, by name.
     pub images: BTreeMap<String, String>,
     /// `error`, `warn`, `info`, `debug`, `trace`, or a tracing filter.
@@ -107,7 +109,7 @@ pub struct Settings {
 }
 
 impl Config {
-    fn defaults(state_dir: PathBuf) -> Self {
+    fn defaults(state_dir: PathBuf, image_store: PathBuf) -> Self {
         Self {
             socket: None,
             socket_mode: FileMode(0o600),
@@ -115,6 +117,7 @@ impl Config {
             runtime: "runsc".to_owned(),
             seccomp: "default".to_owned(),
             state_dir,
+            image_store,
             images: BTreeMap::new(),
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
@@ -203,8 +206,8 @@ impl Settings {
     ///
     /// # Errors
     /// For an unknown key or a value that does not fit; the text names both and the layer.
-    pub fn resolve(state_dir: PathBuf, layers: Vec<Layer>) -> Result<Self, ConfigError> {
-        let defaults = figment::providers::Serialized::defaults(Config::defaults(state_dir));
+    pub fn resolve(state_dir: PathBuf, image_store: PathBuf, layers: Vec<Layer>) -> Result<Self, ConfigError> {
+        let defaults = figment::providers::Serialized::defaults(Config::defaults(state_dir, image_store));
         let mut figment = Figment::from(Layer {
             name: "default".to_owned(),
             values: defaults.data().map_err(explain)?.remove(&Profile::Default).unwrap_or_default(),
@@ -309,7 +312,7 @@ mod tests {
             name: (*name).to_owned(),
             values: figment::value::Value::serialize(values).expect("plain values").into_dict().expect("an object"),
         });
-        Settings::resolve("/state".into(), layers.collect())
+        Settings::resolve("/state".into(), "/images".into(), layers.collect())
     }
 
     #[test]

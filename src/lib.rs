@@ -11,6 +11,7 @@
 //! | [`session`] | the registry, the handle, one `actor` per session, the pure ladder in `state` |
 //! | [`kernel`], [`output`], [`lines`] | drives one kernel over a reader and a writer; caps output; frames both protocols |
 //! | [`engine`] | the seam: starts a sandbox. `engine/docker` is bollard, its hardening one function in `spec` |
+//! | [`image`] | the store of unpacked OCI images, for engines without a daemon: registry, archives, hostile layers |
 //! | [`posture`] | what a sandbox measurably is against what it must be; pure |
 //! | [`protocol`], [`config`], [`error`], [`runtime`], [`units`] | leaves: wire types, settings, the one error enum, manifests, durations and sizes |
 //!
@@ -32,6 +33,7 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod image;
 pub mod kernel;
 pub mod lines;
 pub mod output;

@@ -33,6 +33,9 @@ pub(super) struct Flags {
     /// Where supervisors keep the locks that show that they live [default: /run/cellblock]
     #[arg(long, global = true, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// Where unpacked images are kept [default: /var/lib/cellblock, and `~/.local/share/cellblock` for others than root]
+    #[arg(long, visible_alias = "store", global = true, value_name = "DIR")]
+    image_store: Option<PathBuf>,
     /// `error`, `warn`, `info`, `debug`, `trace` or a tracing filter [default: info]
     #[arg(long, global = true, value_name = "LEVEL")]
     log_level: Option<String>,

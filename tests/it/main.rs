@@ -8,5 +8,7 @@ mod cli;
 mod document;
 mod endings;
 mod harness;
+mod images;
 mod posture;
+mod registry;
 mod transport;
