@@ -15,9 +15,13 @@ use figment::value::Dict;
 use crate::{
     config::{Config, ConfigError, Layer, LogFormat, Settings},
     engine::{
-        Engine, EngineError, Instance, InstanceError,
-        docker::{DockerConfig, DockerEngine, WEAK_RUNTIME},
+        EngineError, Instance, InstanceError,
+        choice::EngineConfig,
+        docker::WEAK_RUNTIME,
+        runsc::launcher,
+        seccomp::{Profile, ProfileError},
     },
+    image::Store,
     protocol::Isolation,
     rpc::listen::SocketError,
     runtime::{Runtimes, UnknownRuntime},
@@ -68,7 +72,9 @@ enum Failure {
     #[error("cannot read `{0}`: {1}")]
     Toml(PathBuf, Box<toml::de::Error>),
     #[error("`{0}` is not a seccomp profile: {1}")]
-    Seccomp(PathBuf, serde_json::Error),
+    Seccomp(String, ProfileError),
+    #[error("cannot start a program: {0}")]
+    Launch(std::io::Error),
     #[error("`{0}` is not a log level or filter; use `error`, `warn`, `info`, `debug` or `trace`")]
     LogLevel(String),
     #[error("ENABLE_SANDBOX is `{0}`; it must be `true` or `false`")]
@@ -102,14 +108,21 @@ impl Failure {
             Self::Instance(_) | Self::Engine(_) | Self::Socket(_) | Self::Session(_) => 69,
             Self::Image(error) => image::exit_code(error),
             Self::Credentials(_) => 66,
-            Self::Stdio(_) => 74,
+            Self::Stdio(_) | Self::Launch(_) => 74,
         }
     }
 }
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    match execute(Cli::parse()) {
+    let mut arguments = std::env::args_os().skip(1);
+    // Not for people, and on the way of every sandbox: neither in the help nor parsed by it.
+    let outcome = if arguments.next().is_some_and(|command| command == launcher::COMMAND) {
+        Err(Failure::Launch(launcher::become_program(arguments)))
+    } else {
+        execute(Cli::parse())
+    };
+    match outcome {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             let _ = writeln!(std::io::stderr(), "cellblock: error: {failure}");
@@ -196,23 +209,26 @@ async fn start(config: &Config) -> Result<(Arc<Registry>, Runtimes), Failure> {
     let runtimes = Runtimes::builtin().with_images(config.images.iter())?;
     let seccomp = match config.seccomp.as_str() {
         "default" => DEFAULT_SECCOMP.to_owned(),
-        path => {
-            let path = PathBuf::from(path);
-            let text = std::fs::read_to_string(&path).map_err(|error| Failure::File(path.clone(), error))?;
-            serde_json::from_str::<serde_json::Map<_, _>>(&text).map_err(|error| Failure::Seccomp(path, error))?;
-            text
-        }
+        path => std::fs::read_to_string(path).map_err(|error| Failure::File(path.into(), error))?,
     };
-    let docker =
-        DockerConfig { socket: config.docker_socket.display().to_string(), runtime: config.runtime.clone(), seccomp };
-    let instance = Instance::claim(&config.state_dir)?;
-    let engine = DockerEngine::connect(docker, instance).await?;
+    let seccomp = Profile::parse(&seccomp).map_err(|error| Failure::Seccomp(config.seccomp.clone(), error))?;
+    let engine = EngineConfig {
+        choice: config.engine,
+        docker_socket: config.docker_socket.display().to_string(),
+        runtime: config.runtime.clone(),
+        runsc: config.runsc.clone(),
+        search: std::env::var_os("PATH").unwrap_or_default(),
+        platform: config.platform,
+        seccomp,
+    };
+    let store = Store::open(&config.image_store)?;
+    let engine = engine.connect(store, Instance::claim(&config.state_dir)?).await?;
     if engine.info().isolation != Isolation::Gvisor {
         tracing::warn!(runtime = %config.runtime, "NOT in gVisor: user code shares the machine's kernel, as the settings ask");
     }
     let removed = engine.reap().await?;
     if removed > 0 {
-        tracing::info!(removed, "removed containers of dead supervisors");
+        tracing::info!(removed, "removed sandboxes of dead supervisors");
     }
-    Ok((Arc::new(Registry::new(Arc::new(engine), config.policy())), runtimes))
+    Ok((Arc::new(Registry::new(engine, config.policy())), runtimes))
 }

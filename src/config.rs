@@ -12,7 +12,7 @@ use figment::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
-    engine::Resources,
+    engine::{Resources, choice::Choice, runsc::Platform},
     protocol::ServerLimits,
     session::Policy,
     units::{ByteSize, Span},
@@ -26,10 +26,16 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// The socket's mode, octal.
     pub socket_mode: FileMode,
+    /// Who starts the sandboxes.
+    pub engine: Choice,
     /// The Docker daemon's socket.
     pub docker_socket: PathBuf,
     /// The OCI runtime as Docker knows it; `runc` for the weaker isolation.
     pub runtime: String,
+    /// The runsc program of the runsc engine: a path, or a name to be found in PATH.
+    pub runsc: PathBuf,
+    /// gVisor's platform for the runsc engine.
+    pub platform: Platform,
     /// `default`, or a file with another seccomp profile.
     pub seccomp: String,
     /// Where supervisors of this machine keep the locks that show that they live.
@@ -113,8 +119,11 @@ impl Config {
         Self {
             socket: None,
             socket_mode: FileMode(0o600),
+            engine: Choice::Auto,
             docker_socket: "/var/run/docker.sock".into(),
             runtime: "runsc".to_owned(),
+            runsc: "runsc".into(),
+            platform: Platform::Auto,
             seccomp: "default".to_owned(),
             state_dir,
             image_store,

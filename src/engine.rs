@@ -2,9 +2,12 @@
 //!
 //! Nothing above this file knows which engine runs; nothing in it knows cells or clients.
 
+pub mod choice;
 pub mod docker;
 mod hardening;
 mod instance;
+pub mod runsc;
+pub mod seccomp;
 
 use std::{fmt, sync::Arc, sync::Mutex};
 
@@ -132,6 +135,25 @@ pub enum EngineError {
         /// The image asked for.
         image: String,
     },
+    /// The runtime's image is not in the image store.
+    #[error("{message}")]
+    NoStoredImage {
+        /// The image asked for.
+        image: String,
+        /// What the store says, with what to do.
+        message: String,
+    },
+    /// runsc starts no sandbox on this machine.
+    #[error(
+        "runsc starts no sandbox on this machine:\n{tried}\nhint: in a container it needs a seccomp profile that lets it make namespaces (`seccomp/README.md`); elsewhere see https://gvisor.dev/docs/architecture_guide/platforms/"
+    )]
+    NoPlatform {
+        /// Each platform that was tried, and what it said.
+        tried: String,
+    },
+    /// The engine cannot do what the settings ask.
+    #[error("{0}")]
+    Unsupported(String),
     /// The sandbox or its kernel did not come up.
     #[error("the sandbox did not start: {0}", message)]
     Start {

@@ -93,7 +93,11 @@ impl Error {
             Self::Engine(error) => match error {
                 EngineError::Unreachable { .. } => (1010, data("engine_unreachable", Outcome::NotStarted, true)),
                 EngineError::NoRuntime { .. } => (1011, data("no_oci_runtime", Outcome::NotStarted, false)),
-                EngineError::NoImage { .. } => (1012, data("no_image", Outcome::NotStarted, false)),
+                EngineError::NoPlatform { .. } => (1011, data("no_platform", Outcome::NotStarted, false)),
+                EngineError::Unsupported(_) => (1015, data("unsupported", Outcome::NotStarted, false)),
+                EngineError::NoImage { .. } | EngineError::NoStoredImage { .. } => {
+                    (1012, data("no_image", Outcome::NotStarted, false))
+                }
                 EngineError::Start { .. } => (1013, data("start_failed", Outcome::NotStarted, true)),
                 EngineError::Posture { .. } => (1014, data("weak_posture", Outcome::NotStarted, false)),
             },

@@ -10,7 +10,8 @@
 //! | [`rpc`] | the JSON-RPC front door: `listen` (stdio, Unix socket), `connection`, `dispatch`, `methods` |
 //! | [`session`] | the registry, the handle, one `actor` per session, the pure ladder in `state` |
 //! | [`kernel`], [`output`], [`lines`] | drives one kernel over a reader and a writer; caps output; frames both protocols |
-//! | [`engine`] | the seam: starts a sandbox. `engine/docker` is bollard, its hardening one function in `spec` |
+//! | [`engine`] | the seam: starts a sandbox. `hardening` says what every sandbox is, `choice` which engine serves |
+//! | `engine/docker`, `engine/runsc` | containers of a daemon through bollard; `runsc` itself, without one. Each renders the hardening in one pure function |
 //! | [`image`] | the store of unpacked OCI images, for engines without a daemon: registry, archives, hostile layers |
 //! | [`posture`] | what a sandbox measurably is against what it must be; pure |
 //! | [`protocol`], [`config`], [`error`], [`runtime`], [`units`] | leaves: wire types, settings, the one error enum, manifests, durations and sizes |
@@ -27,7 +28,7 @@
 //!
 //! And by absence: only `engine/docker` names bollard; only `rpc` and the error map name jsonrpsee; only `main` and
 //! `cli` read the environment; nothing under `session` knows which engine runs; `session::state`, `posture`, `output`,
-//! `lines` and `engine/docker/spec` know no tokio runtime.
+//! `lines`, `engine/hardening`, `engine/seccomp`, `engine/docker/spec` and `engine/runsc/bundle` know no tokio runtime.
 
 pub mod cli;
 pub mod config;

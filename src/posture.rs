@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::protocol::Isolation;
+use crate::protocol::{Isolation, MemoryGuard};
 
 /// gVisor's constant answer to `uname`: no machine's own kernel says this.
 const GVISOR_KERNEL: &str = "Linux version 4.4.0";
@@ -15,7 +15,7 @@ const GVISOR_KERNEL: &str = "Linux version 4.4.0";
 const GVISOR_BUILD: &str = "Sun Jan 10 15:06:54 PST 2016";
 
 /// What the host sees of a sandbox.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct OutsideFacts {
     /// The OCI runtime that the engine used.
     pub runtime: String,
@@ -23,6 +23,8 @@ pub struct OutsideFacts {
     pub container: String,
     /// Whether the host's process of this container is gVisor's Sentry; null where the host's processes are not visible.
     pub sentry: Option<bool>,
+    /// What holds it to its memory.
+    pub memory_guard: MemoryGuard,
 }
 
 /// One line of the posture.
@@ -45,7 +47,7 @@ pub struct Posture {
     pub isolation: Isolation,
     /// Whether every check agrees with the policy and the isolation is gVisor's.
     pub strong: bool,
-    /// What the operator asked for that is weaker than the default.
+    /// What is weaker than the default, because the operator asked for it or the machine gives no more.
     pub warnings: Vec<String>,
     /// The checks.
     pub checks: Vec<Check>,
@@ -110,13 +112,16 @@ pub fn assess(wanted: Isolation, probe: &BTreeMap<String, Option<String>>, outsi
     let interfaces = interfaces(file("/proc/net/dev"));
     let ok = interfaces.iter().all(|name| name == "lo") && probe.contains_key("/proc/net/dev");
     check("interfaces", "lo or none", interfaces.join(" "), ok);
-    let warnings = match isolation {
-        Isolation::Gvisor => Vec::new(),
-        Isolation::Container => vec![format!(
+    let mut warnings = Vec::new();
+    if isolation == Isolation::Container {
+        warnings.push(format!(
             "not gVisor: the runtime `{}` shares the machine's kernel with user code, as the operator asked",
             outside.runtime
-        )],
-    };
+        ));
+    }
+    if outside.memory_guard == MemoryGuard::Watchdog {
+        warnings.push("no control group can be had: memory is guarded by the supervisor, CPUs are not limited".into());
+    }
     let strong = gvisor && checks.iter().all(|check| check.ok);
     Posture { isolation, strong, warnings, checks, outside }
 }
@@ -143,6 +148,15 @@ mod tests {
     const STATUS: &str = "Name:\tpython3\nUid:\t65534\t65534\t65534\t65534\nGid:\t65534\t65534\t65534\t65534\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nSeccomp:\t2\nNoNewPrivs:\t1\n";
     const VERSION: &str = "Linux version 4.4.0 #1 SMP Sun Jan 10 15:06:54 PST 2016\n";
 
+    fn outside() -> OutsideFacts {
+        OutsideFacts {
+            runtime: "runsc".into(),
+            container: "1".into(),
+            sentry: Some(true),
+            memory_guard: MemoryGuard::Cgroup,
+        }
+    }
+
     fn probe(version: &str, status: &str) -> BTreeMap<String, Option<String>> {
         let files = [
             ("/proc/version", version),
@@ -155,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_hardened_sandbox_is_strong() {
-        let posture = assess(Isolation::Gvisor, &probe(VERSION, STATUS), OutsideFacts::default());
+        let posture = assess(Isolation::Gvisor, &probe(VERSION, STATUS), outside());
         assert!(posture.strong, "{}", posture.findings());
     }
 
@@ -167,21 +181,20 @@ mod tests {
             ("NoNewPrivs:\t1", "NoNewPrivs:\t0", "NoNewPrivs"),
             ("CapBnd:\t0", "CapBnd:\t8", "CapBnd"),
         ] {
-            let posture =
-                assess(Isolation::Gvisor, &probe(VERSION, &STATUS.replacen(from, to, 1)), OutsideFacts::default());
+            let posture = assess(Isolation::Gvisor, &probe(VERSION, &STATUS.replacen(from, to, 1)), outside());
             assert!(!posture.strong && posture.findings().contains(name), "{name}: {}", posture.findings());
         }
-        let empty = assess(Isolation::Gvisor, &BTreeMap::new(), OutsideFacts::default());
+        let empty = assess(Isolation::Gvisor, &BTreeMap::new(), outside());
         assert!(empty.checks.iter().all(|check| !check.ok), "nothing read is nothing proven");
     }
 
     #[test]
     fn another_kernel_is_not_gvisor_whatever_it_says() {
         let ours = "Linux version 6.1.0-18-amd64 (debian-kernel@lists.debian.org)\n";
-        assert!(!assess(Isolation::Gvisor, &probe(ours, STATUS), OutsideFacts::default()).strong);
-        let outside = OutsideFacts { sentry: Some(false), ..OutsideFacts::default() };
-        assert!(!assess(Isolation::Gvisor, &probe(VERSION, STATUS), outside).strong);
-        let asked = assess(Isolation::Container, &probe(ours, STATUS), OutsideFacts::default());
+        assert!(!assess(Isolation::Gvisor, &probe(ours, STATUS), outside()).strong);
+        let no_sentry = OutsideFacts { sentry: Some(false), ..outside() };
+        assert!(!assess(Isolation::Gvisor, &probe(VERSION, STATUS), no_sentry).strong);
+        let asked = assess(Isolation::Container, &probe(ours, STATUS), outside());
         assert!(!asked.strong && asked.findings().is_empty() && asked.warnings.len() == 1);
     }
 }

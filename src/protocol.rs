@@ -75,14 +75,30 @@ pub struct ServerInfo {
 /// The engine as clients see it.
 #[derive(Clone, Debug, Serialize)]
 pub struct EngineInfo {
-    /// `docker`.
+    /// `docker` or `runsc`.
     pub name: String,
     /// The engine's own version.
     pub version: String,
     /// The OCI runtime that it uses.
     pub runtime: String,
-    /// `gvisor`, or `none` when the operator asked for a weaker runtime.
+    /// `gvisor`, or `container` when the operator asked for a weaker runtime.
     pub isolation: Isolation,
+    /// gVisor's platform; null where the engine does not know it.
+    pub platform: Option<String>,
+    /// Whether sandboxes are started without root's rights; null where the engine does not know.
+    pub rootless: Option<bool>,
+    /// What holds sandboxes to their memory.
+    pub memory_guard: MemoryGuard,
+}
+
+/// What holds a sandbox to its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryGuard {
+    /// A control group of the machine's kernel; CPUs and processes are held by it too.
+    Cgroup,
+    /// The supervisor looks at what is used; nothing holds a sandbox to its CPUs.
+    Watchdog,
 }
 
 /// Which kernel stands between user code and the machine's.

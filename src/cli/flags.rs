@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::{
     config::{FileMode, Layer, LogFormat},
+    engine::{choice::Choice, runsc::Platform},
     units::{ByteSize, Span},
 };
 
@@ -21,12 +22,22 @@ pub(super) struct Flags {
     /// The socket's mode [default: 0600]
     #[arg(long, global = true, value_name = "OCTAL")]
     socket_mode: Option<FileMode>,
+    /// Who starts the sandboxes: `runsc` itself, `docker`, or `auto`: runsc where it is installed and the image store
+    /// holds an image, else Docker [default: auto]
+    #[arg(long, global = true)]
+    engine: Option<Choice>,
     /// The Docker daemon's socket [default: /var/run/docker.sock]
     #[arg(long, global = true, value_name = "PATH")]
     docker_socket: Option<PathBuf>,
     /// OCI runtime as Docker knows it; `runc` asks for weaker isolation [default: runsc]
     #[arg(long, global = true, value_name = "NAME")]
     runtime: Option<String>,
+    /// The runsc program of the runsc engine [default: runsc]
+    #[arg(long, global = true, value_name = "PROGRAM")]
+    runsc: Option<PathBuf>,
+    /// gVisor's platform for the runsc engine; `auto` tries systrap, then ptrace [default: auto]
+    #[arg(long, global = true)]
+    platform: Option<Platform>,
     /// `default` or a seccomp profile's file [default: default]
     #[arg(long, global = true, value_name = "FILE")]
     seccomp: Option<String>,

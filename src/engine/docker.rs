@@ -16,9 +16,9 @@ use bollard::{
     query_parameters::{AttachContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder},
 };
 
-use super::{Engine, EngineError, Instance, Resources, Sandbox, hardening::Hardening};
+use super::{Engine, EngineError, Instance, Resources, Sandbox, hardening::Hardening, seccomp::Profile};
 use crate::{
-    protocol::{EngineInfo, Isolation},
+    protocol::{EngineInfo, Isolation, MemoryGuard},
     runtime::Runtime,
 };
 
@@ -35,8 +35,8 @@ pub struct DockerConfig {
     pub socket: String,
     /// The OCI runtime's registered name.
     pub runtime: String,
-    /// The seccomp profile's JSON.
-    pub seccomp: String,
+    /// The seccomp profile.
+    pub seccomp: Profile,
 }
 
 /// Sandboxes as containers of a Docker daemon.
@@ -79,7 +79,15 @@ impl DockerEngine {
         }
         let isolation = if config.runtime == WEAK_RUNTIME { Isolation::Container } else { Isolation::Gvisor };
         let version = system.server_version.unwrap_or_default();
-        let info = EngineInfo { name: "docker".into(), version, runtime: config.runtime.clone(), isolation };
+        let info = EngineInfo {
+            name: "docker".into(),
+            version,
+            runtime: config.runtime.clone(),
+            isolation,
+            platform: None,
+            rootless: None,
+            memory_guard: MemoryGuard::Cgroup,
+        };
         let watch = oom::watch(docker.clone(), format!("{}={}", spec::LABEL_INSTANCE, instance.id()));
         Ok(Self { docker, config, instance: Arc::new(instance), info, _oom_watch: AbortOnDrop(tokio::spawn(watch)) })
     }

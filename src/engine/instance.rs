@@ -8,6 +8,7 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
@@ -69,9 +70,28 @@ impl Instance {
         &self.scope
     }
 
-    /// Where this supervisor keeps what belongs to its sandboxes; made on first use by whoever needs it.
-    pub fn private_folder(&self) -> PathBuf {
+    /// Where this supervisor keeps what belongs to its sandboxes. Made before anything else that a dead supervisor
+    /// could leave, since the folder is what the next one finds.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn make_private_folder(&self) -> Result<PathBuf, InstanceError> {
+        let folder = self.private_folder();
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .recursive(true)
+            .create(&folder)
+            .map_err(|error| InstanceError { folder: folder.clone(), error })?;
+        Ok(folder)
+    }
+
+    fn private_folder(&self) -> PathBuf {
         self.folder.join(&self.id)
+    }
+
+    /// A file that all supervisors of the state dir share, for what they can tell each other.
+    pub fn shared_file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
     }
 
     /// The private folders of supervisors that are certainly dead, each with its owner's id.

@@ -24,22 +24,57 @@ pub(crate) struct Sidecar {
     state_dir: Option<tempfile::TempDir>,
 }
 
-/// The binary under test.
+/// The engine that this run of the suite is about: `docker`, or `runsc` (the default), as `TEST_ENGINE` says.
+pub(crate) fn engine() -> String {
+    let engine = std::env::var("TEST_ENGINE").unwrap_or_else(|_| "runsc".to_owned());
+    assert!(["docker", "runsc"].contains(&engine.as_str()), "TEST_ENGINE is `{engine}`; it must be docker or runsc");
+    engine
+}
+
+/// The binary under test, with the engine under test.
 pub(crate) fn cellblock() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cellblock"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CELLBLOCK_") || name == "ENABLE_SANDBOX") {
         command.env_remove(name);
     }
+    command.env("CELLBLOCK_ENGINE", engine());
     command
 }
 
-/// Ids of the containers of this state directory's supervisors.
-pub(crate) fn containers(state: &Path) -> Vec<String> {
+/// What stands for the sandboxes of this state directory's supervisors: Docker's containers, or runsc's folders.
+pub(crate) fn sandboxes(state: &Path) -> Vec<String> {
+    if engine() == "runsc" {
+        return folders(state)
+            .iter()
+            .flat_map(|instance| folders(instance))
+            .map(|path| path.display().to_string())
+            .collect();
+    }
     let scope = std::fs::read_to_string(state.join("scope")).unwrap_or_default();
     let output =
         Command::new("docker").args(["ps", "-aq", "--filter", &format!("label=cellblock.scope={scope}")]).output();
     let output = output.expect("the docker client is there (scripts/setup installs it)");
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+/// The processes of runsc's sandboxes of this state directory, as (id, command line).
+pub(crate) fn processes(state: &Path) -> Vec<(u32, String)> {
+    let all = std::fs::read_dir("/proc").expect("mounted").flatten();
+    let all = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let named = all.filter_map(|pid: u32| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        Some((pid, String::from_utf8_lossy(&command).replace('\0', " ")))
+    });
+    named
+        .filter(|(pid, command)| {
+            *pid != std::process::id() && command.contains("runsc") && command.contains(&*state.to_string_lossy())
+        })
+        .collect()
+}
+
+fn folders(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| path.is_dir()).collect()
 }
 
 /// Waits until `done` holds.
@@ -63,7 +98,11 @@ impl Sidecar {
 
     /// With a state directory that others share.
     pub(crate) fn with_state(state: &Path, arguments: &[&str]) -> Self {
-        let mut command = cellblock();
+        Self::with_command(cellblock(), state, arguments)
+    }
+
+    /// Started some other way.
+    pub(crate) fn with_command(mut command: Command, state: &Path, arguments: &[&str]) -> Self {
         command.arg("serve").arg("--state-dir").arg(state).args(["--log-level", "warn"]).args(arguments);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the binary starts");
         let stdout = BufReader::new(child.stdout.take().expect("piped"));

@@ -1,4 +1,6 @@
-//! The integration tests: the real binary, a real Docker daemon, real `runsc` containers.
+//! The integration tests: the real binary, real `runsc` sandboxes, a real Docker daemon.
+//!
+//! One suite for both engines: `TEST_ENGINE` says which (`runsc` by default). `runsc` holds what only that one can do.
 //!
 //! Nothing is skipped: where a part is missing the first test fails and names the command that installs it.
 
@@ -11,4 +13,5 @@ mod harness;
 mod images;
 mod posture;
 mod registry;
+mod runsc;
 mod transport;

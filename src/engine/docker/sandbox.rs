@@ -24,6 +24,7 @@ use super::start_error;
 use crate::{
     engine::{Control, Diagnostics, EngineError, Exit, Instance, Sandbox},
     posture::OutsideFacts,
+    protocol::MemoryGuard,
 };
 
 /// How long process 1 may take to end after its output has ended, before it counts as one that closed its descriptors.
@@ -134,7 +135,7 @@ impl Control for Container {
             let command = String::from_utf8_lossy(&read("cmdline")?).into_owned();
             (cgroup || command.contains(&self.id)).then(|| command.starts_with("runsc-sandbox"))
         });
-        Ok(OutsideFacts { runtime, container: self.id.clone(), sentry })
+        Ok(OutsideFacts { runtime, container: self.id.clone(), sentry, memory_guard: MemoryGuard::Cgroup })
     }
 }
 

@@ -55,7 +55,10 @@ pub(super) fn container(
             readonly_rootfs: Some(true),
             tmpfs: Some(hardening.writable.map(|path| (path.to_owned(), tmpfs.clone())).into()),
             cap_drop: Some(vec!["ALL".to_owned()]),
-            security_opt: Some(vec!["no-new-privileges:true".to_owned(), format!("seccomp={}", config.seccomp)]),
+            security_opt: Some(vec![
+                "no-new-privileges:true".to_owned(),
+                format!("seccomp={}", config.seccomp.docker()),
+            ]),
             privileged: Some(false),
             network_mode: Some("none".to_owned()),
             ipc_mode: Some("none".to_owned()),
@@ -82,14 +85,19 @@ fn bounded(number: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{engine::Resources, runtime::Runtimes, units::ByteSize};
+    use crate::{
+        engine::{Resources, seccomp::Profile},
+        runtime::Runtimes,
+        units::ByteSize,
+    };
 
     #[test]
     fn the_whole_hardening() {
         let folder = tempfile::tempdir().expect("a folder for the instance");
         let instance = Instance::claim(folder.path()).expect("an instance");
         let resources = Resources { memory: ByteSize(512 << 20), cpus: 1.0, processes: 128, disk: ByteSize(64 << 20) };
-        let config = DockerConfig { socket: "/run/docker.sock".into(), runtime: "runsc".into(), seccomp: "{}".into() };
+        let seccomp = Profile::parse(r#"{"defaultAction": "SCMP_ACT_ERRNO"}"#).expect("a profile");
+        let config = DockerConfig { socket: "/run/docker.sock".into(), runtime: "runsc".into(), seccomp };
         let runtimes = Runtimes::builtin();
         let mut runtime = runtimes.find("python").expect("shipped").clone();
         runtime.command = vec!["python3".into()];

@@ -1,0 +1,90 @@
+//! Starts processes that die with the supervisor, `kill -9` included.
+//!
+//! A child asks the machine's kernel for SIGKILL at its parent's end, before it becomes `runsc`; runsc does the same
+//! for the Sentry and the gofer, so that the whole tree goes. The kernel's parent is a *thread*, so all children are
+//! started by one thread that lives as long as the launcher; a thread of tokio's pools may end at any time.
+//! The asking is done by this program itself, started again with [`COMMAND`]: between fork and exec only unsafe code
+//! could do it.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::unix::process::CommandExt as _,
+    process::Command,
+    sync::mpsc,
+};
+
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use tokio::{process::Child, sync::oneshot};
+
+/// The hidden subcommand that becomes the started program.
+pub const COMMAND: &str = "__launch";
+
+/// The thread that starts processes; they end with it.
+#[derive(Debug)]
+pub(super) struct Launcher {
+    orders: mpsc::SyncSender<Order>,
+}
+
+struct Order {
+    command: tokio::process::Command,
+    started: oneshot::Sender<io::Result<Child>>,
+}
+
+impl Launcher {
+    /// Starts the thread. Must be called within a tokio runtime.
+    pub(super) fn new() -> io::Result<Self> {
+        let (orders, inbox) = mpsc::sync_channel::<Order>(0);
+        let runtime = tokio::runtime::Handle::current();
+        std::thread::Builder::new().name("launcher".to_owned()).spawn(move || {
+            let _entered = runtime.enter();
+            while let Ok(mut order) = inbox.recv() {
+                // Nobody waits any more: the child is dropped and, by `kill_on_drop`, ended.
+                let _ = order.started.send(order.command.spawn());
+            }
+        })?;
+        Ok(Self { orders })
+    }
+
+    /// Starts `program` with `arguments`; `set` gives it its streams.
+    pub(super) async fn start(
+        &self,
+        program: &OsStr,
+        arguments: &[OsString],
+        set: impl FnOnce(&mut tokio::process::Command),
+    ) -> io::Result<Child> {
+        // The running binary, even when its file has been replaced or removed.
+        let mut command = tokio::process::Command::new("/proc/self/exe");
+        command.arg(COMMAND).arg(std::process::id().to_string()).arg(program).args(arguments);
+        // Nothing of the supervisor's environment is anyone else's business.
+        command.env_clear().current_dir("/").kill_on_drop(true);
+        set(&mut command);
+        let (started, child) = oneshot::channel();
+        let ended = || io::Error::other("the launcher's thread ended");
+        let orders = self.orders.clone();
+        // A rendezvous: the thread is busy for the time of one fork at most.
+        tokio::task::spawn_blocking(move || orders.send(Order { command, started }))
+            .await
+            .map_err(|_| ended())?
+            .map_err(|_| ended())?;
+        child.await.map_err(|_| ended())?
+    }
+}
+
+/// What the hidden subcommand does with its arguments (the supervisor's process id, a program, its arguments); returns
+/// only when that fails.
+pub fn become_program(mut arguments: impl Iterator<Item = OsString>) -> io::Error {
+    let usage = || io::Error::new(io::ErrorKind::InvalidInput, "this subcommand is cellblock's own");
+    let supervisor = arguments.next().and_then(|id| id.to_str().and_then(|id| id.parse().ok()));
+    let (Some(supervisor), Some(program)) = (supervisor.and_then(Pid::from_raw), arguments.next()) else {
+        return usage();
+    };
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+        return error.into();
+    }
+    // It may have ended before we asked.
+    if getppid() != Some(supervisor) {
+        return io::Error::other("the supervisor has ended");
+    }
+    Command::new(program).args(arguments).exec()
+}
