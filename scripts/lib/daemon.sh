@@ -30,7 +30,7 @@ start_daemon() {
     await_former_daemon
     docker_answers && return
     say "starting dockerd in the background, its log is $DAEMON_LOG"
-    setsid nohup dockerd >>"$DAEMON_LOG" 2>&1 </dev/null &
+    setsid nohup dockerd --config-file "$DAEMON_JSON" >>"$DAEMON_LOG" 2>&1 </dev/null &
   fi
   wait_for 60 docker_answers || {
     if [ -e "$DAEMON_LOG" ]; then tail -n 20 "$DAEMON_LOG" >&2; fi

@@ -52,7 +52,7 @@ register_runtime() {
       "use \`--runtime cellblock-runsc\` or set it in the configuration"
   fi
   if is_ours "$RUNTIME" "$current"; then return 0; fi
-  need_root "registering the runtime \`$RUNTIME\`"
+  [ -w "$(dirname "$(readlink -f "$DAEMON_JSON")")" ] || need_root "registering the runtime \`$RUNTIME\`"
   platform=$(working_platform)
   merged=$(jq --arg name "$RUNTIME" --arg path "$(command -v runsc)" --arg platform "--platform=$platform" \
     '.runtimes[$name] = {path: $path, runtimeArgs: [$platform, "--network=none", "--oci-seccomp"]}' <<<"$current")
