@@ -44,7 +44,7 @@ working_platform() {
 register_runtime() {
   local current merged platform
   current=$(daemon_json)
-  jq -e 'type == "object" and ((.runtimes // {}) | type == "object")' >/dev/null 2>&1 <<<"$current" ||
+  jq -se 'length == 1 and (.[0] | type == "object" and ((.runtimes // {}) | type == "object"))' >/dev/null 2>&1 <<<"$current" ||
     die "$DAEMON_JSON is not the JSON object that Docker reads; nothing was changed"
   choose_runtime "$current"
   if [ "$RUNTIME" != runsc ]; then

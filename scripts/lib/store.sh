@@ -13,7 +13,7 @@ build_cellblock() {
 
 inputs_in_store() {
   cellblock image list --json | jq -r --arg name "cellblock/$1" \
-    '.[] | select(.name == $name) | .labels["cellblock.inputs"]'
+    '.[] | select(.reference == ($name, $name + ":latest")) | .labels["cellblock.inputs"]'
 }
 
 # import_image NAME: takes the archive that it reads.
