@@ -17,11 +17,12 @@ choose_runtime() {
   if jq -e '.runtimes.runsc' >/dev/null <<<"$1" && ! is_ours runsc "$1"; then RUNTIME=cellblock-runsc; fi
 }
 
-# Prints daemon.json, `{}` for none or an empty one.
+# Prints daemon.json, `{}` for none or a blank one.
 daemon_json() {
   local text
   text=$(cat "$DAEMON_JSON" 2>/dev/null || true)
-  printf '%s' "${text:-{\}}"
+  [[ $text = *[![:space:]]* ]] || text='{}'
+  printf '%s' "$text"
 }
 
 # A platform counts when a sandbox on it starts. `kvm` is not even tried: on machines with a paravirtual /dev/kvm it

@@ -156,8 +156,8 @@ fn a_link_stays_a_link_and_the_file_behind_it_keeps_its_mode() {
 }
 
 #[test]
-fn an_absent_or_empty_daemon_json_becomes_one_with_our_runtime_alone() {
-    for docker in [Docker::new(), Docker::with("")] {
+fn an_absent_or_blank_daemon_json_becomes_one_with_our_runtime_alone() {
+    for docker in [Docker::new(), Docker::with(""), Docker::with(" \n")] {
         let after = docker.registered();
         assert_has_our_flags(&after["runtimes"]["runsc"]);
         assert_eq!(after["runtimes"].as_object().map(serde_json::Map::len), Some(1));
@@ -182,7 +182,11 @@ fn docker_is_not_installed_unasked() {
         assert_eq!(packages.contains(&"skopeo"), chosen == "all", "only tests need it: {packages:?}");
     }
     let output = bash("choose_engine; echo \"$ENGINE\"", &[]);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "docker\n", "this machine has Docker (scripts/setup --engine all)");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "docker\n",
+        "this machine has Docker (scripts/setup --engine all)"
+    );
 }
 
 #[test]
