@@ -41,10 +41,13 @@ fuzz: ## the three codecs, a minute each (SECONDS=n)
 
 logs: ## where the Docker daemon logs, and the containers of cellblock
 	@echo "dockerd: /var/log/cellblock-dockerd.log (or: journalctl -u docker)"
-	@docker ps -a --filter label=cellblock.instance
+	@if command -v docker >/dev/null; then docker ps -a --filter label=cellblock.instance; fi
 
 clean: ## build results, cellblock's containers and images
+	if [ -x target/release/cellblock ]; then for name in python nodejs; do target/release/cellblock image rm cellblock/$$name || true; done; fi
 	cargo clean
-	docker ps -aq --filter label=cellblock.instance | xargs -r docker rm -f
-	docker image ls --format '{{.Repository}}:{{.Tag}}' --filter reference=cellblock/python --filter reference=cellblock/nodejs | \
-		xargs -r docker image rm
+	if command -v docker >/dev/null; then \
+		docker ps -aq --filter label=cellblock.instance | xargs -r docker rm -f; \
+		docker image ls --format '{{.Repository}}:{{.Tag}}' --filter reference=cellblock/python --filter reference=cellblock/nodejs | \
+			xargs -r docker image rm; \
+	fi
