@@ -20,7 +20,7 @@ need_root() {
   [ "$(id -u)" -ne 0 ] || return 0
   command -v sudo >/dev/null || die "$1 needs root and there is no sudo; run scripts/setup as root${2:+, or $2}"
   say "$1 needs root: going on with sudo"
-  for name in ENGINE CELLBLOCK_IMAGE_STORE DOCKER_DAEMON_JSON "${PACKAGE_VARIABLES[@]}"; do
+  for name in ENGINE CELLBLOCK_IMAGE_STORE DOCKER_DAEMON_JSON TMPDIR "${PACKAGE_VARIABLES[@]}"; do
     if [ -n "${!name:-}" ]; then kept+=("$name=${!name}"); fi
   done
   exec sudo env "${kept[@]}" "$PWD/scripts/setup" "${SETUP_ARGUMENTS[@]}"
