@@ -10,7 +10,7 @@ TEST_THREADS ?= 3
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
-setup: ## install and start what is missing: Docker, runsc, the images
+setup: ## install and start what is missing: runsc, Docker where it is wanted, the images (ENGINE=docker|runsc|all)
 	scripts/setup
 
 build: ## the release binary, target/release/cellblock
@@ -18,6 +18,9 @@ build: ## the release binary, target/release/cellblock
 
 demo: setup build ## the main job on a real data set, over the stdio protocol
 	cargo run --release --quiet --example demo
+
+# Both engines, and the tools that only tests need.
+test bench: export ENGINE := all
 
 test: setup lint ## everything: lint, unit tests, integration tests in real containers
 	cargo test --lib --bins --examples
@@ -36,12 +39,15 @@ bench: setup ## round trips and starts beside the engine's own floors
 fuzz: ## the three codecs, a minute each (SECONDS=n)
 	scripts/fuzz
 
-logs: ## where the daemon logs, and the containers of cellblock
+logs: ## where the Docker daemon logs, and the containers of cellblock
 	@echo "dockerd: /var/log/cellblock-dockerd.log (or: journalctl -u docker)"
-	@docker ps -a --filter label=cellblock.instance
+	@if command -v docker >/dev/null; then docker ps -a --filter label=cellblock.instance; fi
 
 clean: ## build results, cellblock's containers and images
+	if [ -x target/release/cellblock ]; then for name in python nodejs; do target/release/cellblock image rm cellblock/$$name || true; done; fi
 	cargo clean
-	docker ps -aq --filter label=cellblock.instance | xargs -r docker rm -f
-	docker image ls --format '{{.Repository}}:{{.Tag}}' --filter reference=cellblock/python --filter reference=cellblock/nodejs | \
-		xargs -r docker image rm
+	if command -v docker >/dev/null; then \
+		docker ps -aq --filter label=cellblock.instance | xargs -r docker rm -f; \
+		docker image ls --format '{{.Repository}}:{{.Tag}}' --filter reference=cellblock/python --filter reference=cellblock/nodejs | \
+			xargs -r docker image rm; \
+	fi

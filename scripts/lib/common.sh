@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # What every part of the set-up uses: messages, deadlines, privileges.
 
-# dockerd is where an ordinary user's PATH does not look.
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+# dockerd is where an ordinary user's PATH does not look, and cargo where rustup puts it.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:${HOME:-}/.cargo/bin
 
 SETUP_ARGUMENTS=()
 
@@ -13,20 +13,25 @@ PACKAGE_VARIABLES=(PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST PIP_DEFAUL
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 
-# need_root WHY: goes on only as root. Otherwise starts the whole script again through sudo, which is safe since every
-# step looks first whether it has been done.
+# need_root WHY [OTHERWISE]: goes on only as root. Otherwise starts the whole script again through sudo, which is safe
+# since every step looks first whether it has been done.
 need_root() {
-  local name kept=("PATH=$PATH" "HOME=$HOME")
+  local name kept=("PATH=$PATH" "HOME=$HOME" "SETUP_USER=$(id -un)")
   [ "$(id -u)" -ne 0 ] || return 0
-  command -v sudo >/dev/null || die "$1 needs root and there is no sudo; run scripts/setup as root"
+  command -v sudo >/dev/null || die "$1 needs root and there is no sudo; run scripts/setup as root${2:+, or $2}"
   say "$1 needs root: going on with sudo"
-  for name in DOCKER_DAEMON_JSON "${PACKAGE_VARIABLES[@]}"; do
+  for name in ENGINE CELLBLOCK_IMAGE_STORE DOCKER_DAEMON_JSON TMPDIR "${PACKAGE_VARIABLES[@]}"; do
     if [ -n "${!name:-}" ]; then kept+=("$name=${!name}"); fi
   done
   exec sudo env "${kept[@]}" "$PWD/scripts/setup" "${SETUP_ARGUMENTS[@]}"
 }
 
-cargo_found() { command -v cargo >/dev/null || [ -x "${HOME:-}/.cargo/bin/cargo" ]; }
+# as_user COMMAND...: what belongs to the user who called, also where the script went on with sudo.
+as_user() {
+  if [ -n "${SETUP_USER:-}" ]; then runuser -u "$SETUP_USER" -- "$@"; else "$@"; fi
+}
+
+cargo_found() { command -v cargo >/dev/null; }
 
 need_cargo() {
   cargo_found || die "cargo is missing; install Rust with rustup, https://rustup.rs:

@@ -31,7 +31,7 @@ start_daemon() {
     await_former_daemon
     docker_answers && return
     say "starting dockerd in the background, its log is $DAEMON_LOG"
-    setsid nohup dockerd >>"$DAEMON_LOG" 2>&1 </dev/null &
+    setsid nohup dockerd --config-file "$DAEMON_JSON" >>"$DAEMON_LOG" 2>&1 </dev/null &
     daemon=$!
   fi
   wait_for 60 answers_or_ended "$daemon" || true

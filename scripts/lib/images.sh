@@ -1,9 +1,11 @@
 # shellcheck shell=bash
-# The images cellblock/python and cellblock/nodejs, built from images/*/Dockerfile when their inputs changed.
+# The images cellblock/python and cellblock/nodejs: what they are made of, and building them in Docker.
 
+IMAGES=(python nodejs)
 BASE=debian:trixie-slim
 
-# What an image is made of, as a hash: only the files that its .dockerignore lets in, not the kernels.
+# What an image is made of, as a hash: only the files that its .dockerignore lets in, not the kernels. The image carries
+# it as the label `cellblock.inputs`.
 image_inputs() {
   local name
   for name in Dockerfile requirements.txt package.json package-lock.json; do
@@ -11,26 +13,22 @@ image_inputs() {
   done | sha256sum | cut -c1-16
 }
 
-# Prints the images to build.
+# stale_images INPUTS_OF: prints the images whose inputs, as that command knows them, are not the present ones.
 stale_images() {
   local name
-  for name in python nodejs; do
-    [ "$(docker image inspect -f '{{index .Config.Labels "cellblock.inputs"}}' "cellblock/$name" 2>/dev/null)" = "$(image_inputs "$name")" ] ||
-      echo "$name"
+  for name in "${IMAGES[@]}"; do
+    [ "$("$1" "$name" 2>/dev/null)" = "$(image_inputs "$name")" ] || echo "$name"
   done
 }
 
-build_images() {
-  local stale name build builds=() failed=false
-  mapfile -t stale < <(stale_images)
+inputs_in_docker() { docker image inspect -f '{{index .Config.Labels "cellblock.inputs"}}' "cellblock/$1"; }
+
+build_in_docker() {
+  local stale name failed=false
+  mapfile -t stale < <(stale_images inputs_in_docker)
   [ ${#stale[@]} -gt 0 ] || return 0
-  base_image
-  # Side by side: one waits for the network while the other compiles.
-  for name in "${stale[@]}"; do
-    build_image "$name" &
-    builds+=($!)
-  done
-  for build in "${builds[@]}"; do wait "$build" || failed=true; done
+  base_in_docker
+  build_images docker_build "${stale[@]}" || failed=true
   # The first stages and what the images were before; only images that no name and no container holds.
   for name in cellblock.stage cellblock.inputs; do
     docker image prune --force --filter "label=$name" >/dev/null || true
@@ -38,17 +36,34 @@ build_images() {
   if $failed; then die "building images failed"; fi
 }
 
+# The classic builder, which needs no plugin.
+docker_build() {
+  DOCKER_BUILDKIT=0 docker build --network=host --force-rm --label "cellblock.inputs=$(image_inputs "$1")" \
+    -t "cellblock/$1" "$2"
+}
+
+# build_images BUILDER NAME...: side by side, since one waits for the network while the other compiles.
+build_images() {
+  local builder=$1 name build builds=() failed=false
+  shift
+  for name in "$@"; do
+    build_image "$builder" "$name" &
+    builds+=($!)
+  done
+  for build in "${builds[@]}"; do wait "$build" || failed=true; done
+  ! $failed
+}
+
+# build_image BUILDER NAME: the builder gets the name and the folder to build from.
 build_image() {
   local context started=$SECONDS
-  say "building cellblock/$1"
+  say "building cellblock/$2"
   context=$(mktemp -d)
-  cp -r "images/$1/." "$context"
+  cp -r "images/$2/." "$context"
   machine_configuration "$context/machine"
-  # The classic builder, which needs no plugin.
-  DOCKER_BUILDKIT=0 quietly docker build --network=host --force-rm --label "cellblock.inputs=$(image_inputs "$1")" \
-    -t "cellblock/$1" "$context" || { rm -rf "$context"; say "error: building cellblock/$1 failed"; return 1; }
+  quietly "$1" "$2" "$context" || { rm -rf "$context"; say "error: building cellblock/$2 failed"; return 1; }
   rm -rf "$context"
-  say "built cellblock/$1 in $((SECONDS - started)) s"
+  say "built cellblock/$2 in $((SECONDS - started)) s"
 }
 
 # Where this machine gets packages from, for the build alone: mirrors, proxies and certificates of a company network
@@ -89,21 +104,28 @@ first_file() {
   done
 }
 
-# The same name that a registry serves; made from packages where no registry can be reached, like the original without
-# documentation and with a dpkg that does not wait for the disk after every file (three times as fast).
-base_image() {
-  local mirror
+# The same name that a registry serves; made from packages where no registry can be reached.
+base_in_docker() {
   if docker image inspect "$BASE" >/dev/null 2>&1; then return 0; fi
   say "pulling $BASE"
   if timeout 60 docker pull -q "$BASE" >/dev/null 2>&1; then return 0; fi
+  need_debian_packages
+  debian_packages | docker import - "$BASE" >/dev/null || die "making $BASE failed"
+}
+
+# Whatever `debian_packages` needs, installed outside of a pipe.
+need_debian_packages() {
   command -v apt-get >/dev/null || die "$BASE cannot be pulled, and only Debian can make it from packages"
   need_root "making $BASE"
   say "no registry answers: making $BASE from Debian's packages"
-  command -v mmdebstrap >/dev/null || { quietly apt-get update && apt_install mmdebstrap; }
-  mirror=$(debian_mirror)
-  [ -n "$mirror" ] || die "the apt configuration names no mirror of Debian's main archive"
+  command -v mmdebstrap >/dev/null || install_packages mmdebstrap
+  [ -n "$(debian_mirror)" ] || die "the apt configuration names no mirror of Debian's main archive"
+}
+
+# Prints the base as a tar archive: like the original without documentation, and with a dpkg that does not wait for the
+# disk after every file (three times as fast).
+debian_packages() {
   mmdebstrap --quiet --variant=minbase --dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-include=/usr/share/doc/*/copyright' --dpkgopt='path-exclude=/usr/share/man/*' \
-    --dpkgopt='path-exclude=/usr/share/locale/*' trixie - "$mirror" |
-    docker import - "$BASE" >/dev/null || die "making $BASE failed"
+    --dpkgopt='path-exclude=/usr/share/locale/*' trixie - "$(debian_mirror)"
 }

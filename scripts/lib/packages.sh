@@ -1,11 +1,25 @@
 # shellcheck shell=bash
-# Docker Engine, Compose, runsc and the tools of build and tests, from Debian's packages.
+# Docker Engine, Compose, runsc and the tools of builds and tests, from Debian's packages.
 
 DOCKER_MINIMUM=24
 COMPOSE_MINIMUM=2.26.1
 
 # Prints the missing packages by their names in Debian, one a line.
 missing_packages() {
+  if with_docker; then missing_docker; fi
+  command -v runsc >/dev/null || echo runsc
+  command -v jq >/dev/null || echo jq
+  command -v cc >/dev/null || printf '%s\n' gcc libc6-dev
+  command -v make >/dev/null || echo make
+  if with_tests; then
+    command -v shellcheck >/dev/null || echo shellcheck
+    # The tests of the image store pull from a real registry what skopeo pushed there.
+    command -v skopeo >/dev/null || echo skopeo
+    command -v docker-registry >/dev/null || echo docker-registry
+  fi
+}
+
+missing_docker() {
   # A client alone, as some machines have, is no engine; a daemon that answers is one wherever it came from.
   if ! command -v dockerd >/dev/null && ! docker_answers; then printf '%s\n' docker.io containerd runc docker-cli
   elif ! command -v docker >/dev/null; then echo docker-cli; fi
@@ -13,11 +27,6 @@ missing_packages() {
     # The two builds of Compose bring the same file: each goes with its own engine.
     if dpkg -s docker-ce-cli >/dev/null 2>&1; then echo docker-compose-plugin; else echo docker-compose; fi
   fi
-  command -v runsc >/dev/null || echo runsc
-  command -v jq >/dev/null || echo jq
-  command -v cc >/dev/null || printf '%s\n' gcc libc6-dev
-  command -v make >/dev/null || echo make
-  command -v shellcheck >/dev/null || echo shellcheck
 }
 
 compose_fits() {
@@ -29,38 +38,41 @@ compose_fits() {
 # at_least MINIMUM VERSION
 at_least() { [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
 
-install_packages() {
-  local missing name names=() distribution
+install_missing_packages() {
+  local missing
   mapfile -t missing < <(missing_packages)
-  [ ${#missing[@]} -gt 0 ] || return 0
+  if [ ${#missing[@]} -gt 0 ]; then install_packages "${missing[@]}"; fi
+}
+
+# install_packages NAME...
+install_packages() {
+  local name names=() distribution
   # shellcheck source=/dev/null
   distribution=$(. /etc/os-release && printf '%s %s' "$ID" "${VERSION_ID:-}")
   case $distribution in
     'debian 12' | 'debian 13') ;;
-    *) die "missing: ${missing[*]}
+    *) die "missing: $*
 On '$distribution' install them by the official steps, then run this again:
   Docker Engine $DOCKER_MINIMUM or newer, Compose $COMPOSE_MINIMUM or newer: https://docs.docker.com/engine/install/
-  runsc: https://gvisor.dev/docs/user_guide/install/" ;;
+  runsc: https://gvisor.dev/docs/user_guide/install/
+  buildah: https://github.com/containers/buildah/blob/main/install.md" ;;
   esac
   need_root "installing packages"
   say "reading the package lists"
   quietly apt-get update || die "apt-get update failed"
   if [ "$distribution" = 'debian 12' ]; then trixie_source; fi
-  say "installing ${missing[*]}"
-  for name in "${missing[@]}"; do names+=("$(package_for "$distribution" "$name")"); done
-  apt_install "${names[@]}"
-}
-
-apt_install() {
-  DEBIAN_FRONTEND=noninteractive quietly apt-get install -y --no-install-recommends "$@" || die "apt-get install failed"
+  say "installing $*"
+  for name in "$@"; do mapfile -t -O ${#names[@]} names < <(package_for "$distribution" "$name"); done
+  DEBIAN_FRONTEND=noninteractive quietly apt-get install -y --no-install-recommends "${names[@]}" || die "apt-get install failed"
 }
 
 # Debian 12's docker.io (20.10) and runsc (2022, without systrap) are too old and come from trixie; its runc is the one
-# that fits its libc.
+# that fits its libc. Debian 13's buildah starts only with netavark, whatever network it is told to use.
 package_for() {
   case $1:$2 in
     'debian 12':docker.io | 'debian 12':docker-cli | 'debian 12':containerd | 'debian 12':docker-compose | 'debian 12':runsc)
       echo "$2/trixie" ;;
+    'debian 13':buildah) printf '%s\n' buildah netavark ;;
     *) echo "$2" ;;
   esac
 }

@@ -17,11 +17,12 @@ choose_runtime() {
   if jq -e '.runtimes.runsc' >/dev/null <<<"$1" && ! is_ours runsc "$1"; then RUNTIME=cellblock-runsc; fi
 }
 
-# Prints daemon.json, `{}` for none or an empty one.
+# Prints daemon.json, `{}` for none or a blank one.
 daemon_json() {
   local text
   text=$(cat "$DAEMON_JSON" 2>/dev/null || true)
-  printf '%s' "${text:-{\}}"
+  [[ $text = *[![:space:]]* ]] || text='{}'
+  printf '%s' "$text"
 }
 
 # A platform counts when a sandbox on it starts. `kvm` is not even tried: on machines with a paravirtual /dev/kvm it
@@ -44,7 +45,7 @@ working_platform() {
 register_runtime() {
   local current merged platform
   current=$(daemon_json)
-  jq -e 'type == "object" and ((.runtimes // {}) | type == "object")' >/dev/null 2>&1 <<<"$current" ||
+  jq -se 'length == 1 and (.[0] | type == "object" and ((.runtimes // {}) | type == "object"))' >/dev/null 2>&1 <<<"$current" ||
     die "$DAEMON_JSON is not the JSON object that Docker reads; nothing was changed"
   choose_runtime "$current"
   if [ "$RUNTIME" != runsc ]; then
@@ -52,7 +53,7 @@ register_runtime() {
       "use \`--runtime cellblock-runsc\` or set it in the configuration"
   fi
   if is_ours "$RUNTIME" "$current"; then return 0; fi
-  need_root "registering the runtime \`$RUNTIME\`"
+  [ -w "$(dirname "$(readlink -f "$DAEMON_JSON")")" ] || need_root "registering the runtime \`$RUNTIME\`"
   platform=$(working_platform)
   merged=$(jq --arg name "$RUNTIME" --arg path "$(command -v runsc)" --arg platform "--platform=$platform" \
     '.runtimes[$name] = {path: $path, runtimeArgs: [$platform, "--network=none", "--oci-seccomp"]}' <<<"$current")

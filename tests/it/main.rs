@@ -14,4 +14,5 @@ mod images;
 mod posture;
 mod registry;
 mod runsc;
+mod setup;
 mod transport;
