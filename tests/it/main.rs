@@ -5,6 +5,7 @@
 mod cells;
 mod chaos;
 mod cli;
+mod daemon;
 mod document;
 mod endings;
 mod harness;
