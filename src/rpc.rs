@@ -8,6 +8,8 @@ mod dispatch;
 pub mod listen;
 mod methods;
 
+pub use connection::serve;
+
 use std::sync::Arc;
 
 use jsonrpsee::Methods;

@@ -85,11 +85,7 @@ impl Connection {
 }
 
 /// Serves one client until its input ends or the server shuts down, and leaves nothing of it behind.
-pub(super) async fn serve(
-    server: Server,
-    reader: impl AsyncRead + Unpin,
-    writer: impl AsyncWrite + Unpin + Send + 'static,
-) {
+pub async fn serve(server: Server, reader: impl AsyncRead + Unpin, writer: impl AsyncWrite + Unpin + Send + 'static) {
     let connection = Connection::default();
     let (answers, outbox) = mpsc::channel(ANSWERS);
     let writing = tokio::spawn(write(writer, outbox));
