@@ -7,6 +7,7 @@ mod connection;
 mod dispatch;
 pub mod listen;
 mod methods;
+mod outbox;
 
 pub use connection::serve;
 

@@ -8,6 +8,7 @@ mod cli;
 mod daemon;
 mod document;
 mod endings;
+mod forgery;
 mod harness;
 mod posture;
 mod transport;
