@@ -156,7 +156,7 @@ fn a_daemon_that_goes_away_costs_the_variables_and_not_the_session() {
         let began = Instant::now();
         let result = sidecar.answer(running)["result"].clone();
         assert_eq!((&result["status"], &result["state"]), (&json!("killed"), &json!("lost")), "{signal}: {result}");
-        assert!(began.elapsed() < Duration::from_secs(30), "{signal}: {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(45), "{signal}: {:?}", began.elapsed());
         daemon.gone();
 
         assert_eq!(sidecar.call("ping", &json!({})), "pong");
@@ -194,7 +194,7 @@ fn a_daemon_that_hangs_holds_nobody_for_long() {
         "{result}"
     );
     unreachable(&sidecar.answer(creating)["error"]);
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(45), "{:?}", began.elapsed());
     daemon.signal("-CONT");
     let result = sidecar.cell(&session, "typeof kept");
     assert_eq!((&result["result"]["data"]["text/plain"], &result["generation"]), (&json!("'undefined'"), &json!(2)));

@@ -132,7 +132,7 @@ fn a_client_that_does_not_read_is_not_read_from_and_a_signal_still_ends_the_serv
     Command::new("kill").arg(server.id().to_string()).status().expect("kill");
     let began = Instant::now();
     server.wait().expect("ends");
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(45), "{:?}", began.elapsed());
     assert!(!flood.join().expect("no panic"), "the rest was not read");
 }
 
