@@ -18,8 +18,8 @@ use wire::{Done, FromKernel, KERNEL_PROTOCOL, MAX_KERNEL_LINE, Ready, StreamName
 pub struct Kernel {
     stdin: Pin<Box<dyn AsyncWrite + Send>>,
     lines: FramedRead<Box<dyn AsyncRead + Send + Unpin>, LineDecoder>,
-    /// The cell that runs; messages about any other break the protocol.
-    running: Option<String>,
+    /// The cell that runs and the bound of its texts; messages about any other break the protocol.
+    running: Option<(String, usize)>,
 }
 
 /// What a kernel did.
@@ -73,7 +73,7 @@ impl Kernel {
     /// # Errors
     /// When the kernel's input is closed.
     pub async fn execute(&mut self, cell: &str, count: u64, code: &str, max_value: usize) -> io::Result<()> {
-        self.running = Some(cell.to_owned());
+        self.running = Some((cell.to_owned(), max_value));
         self.send(&ToKernel::Execute { cell, count, code, max_value }).await
     }
 
@@ -88,7 +88,7 @@ impl Kernel {
     /// The next thing the kernel does. Cancel-safe: what was read stays in the framing.
     pub async fn next(&mut self) -> Event {
         match self.message().await {
-            Ok(FromKernel::Stream(stream)) if self.running.as_deref() == Some(&stream.cell) => {
+            Ok(FromKernel::Stream(stream)) if self.runs(&stream.cell).is_some() => {
                 let name = stream.name;
                 stream
                     .into_bytes()
@@ -96,7 +96,10 @@ impl Kernel {
                         Event::Output(name, bytes)
                     })
             }
-            Ok(FromKernel::Done(done)) if self.running.as_deref() == Some(&done.cell) => {
+            Ok(FromKernel::Done(done)) if self.runs(&done.cell).is_some_and(|max_value| !done.fits(max_value)) => {
+                Event::Broken("a value or an error over its bound")
+            }
+            Ok(FromKernel::Done(done)) if self.runs(&done.cell).is_some() => {
                 self.running = None;
                 Event::Done(done)
             }
@@ -107,6 +110,11 @@ impl Kernel {
             }
             Err(event) => event,
         }
+    }
+
+    /// The bound of this cell's texts, if it runs.
+    fn runs(&self, cell: &str) -> Option<usize> {
+        self.running.as_ref().filter(|(running, _)| running == cell).map(|&(_, max_value)| max_value)
     }
 
     async fn message(&mut self) -> Result<FromKernel, Event> {

@@ -7,7 +7,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | `main`, [`cli`] | arguments, environment, exit codes: `serve`, `run`, `config` |
-//! | [`rpc`] | the JSON-RPC front door: `listen` (stdio, Unix socket), `connection`, `dispatch`, `methods` |
+//! | [`rpc`] | the JSON-RPC front door: `listen` (stdio, Unix socket), `connection`, `outbox`, `dispatch`, `methods` |
 //! | [`session`] | the registry, the handle, one `actor` per session, the pure ladder in `state` |
 //! | [`kernel`], [`output`], [`lines`] | drives one kernel over a reader and a writer; caps output; frames both protocols |
 //! | [`engine`] | the seam: starts a sandbox. `hardening` says what every sandbox is, `choice` which engine serves |

@@ -7,6 +7,9 @@ mod connection;
 mod dispatch;
 pub mod listen;
 mod methods;
+mod outbox;
+
+pub use connection::serve;
 
 use std::sync::Arc;
 

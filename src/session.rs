@@ -203,7 +203,7 @@ impl Session {
         self.commands.try_send(actor::Command::Execute(actor::Queued { ticket, cell, reply })).map_err(|error| {
             match error {
                 mpsc::error::TrySendError::Full(_) => Error::QueueFull { position: COMMANDS },
-                mpsc::error::TrySendError::Closed(_) => Error::Closed,
+                mpsc::error::TrySendError::Closed(_) => self.closed(),
             }
         })?;
         Ok(Pending { answer, commands: self.commands.clone(), ticket })
@@ -232,8 +232,13 @@ impl Session {
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> actor::Command) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| Error::Closed)?;
-        answer.await.map_err(|_| Error::Closed)
+        self.commands.send(command(reply)).await.map_err(|_| self.closed())?;
+        answer.await.map_err(|_| self.closed())
+    }
+
+    /// Why there is nobody to ask: the session was closed, or its sandbox never came up.
+    fn closed(&self) -> Error {
+        self.published.borrow().failure.clone().map_or(Error::Closed, Error::Engine)
     }
 }
 

@@ -7,13 +7,16 @@ mod oom;
 mod sandbox;
 mod spec;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bollard::{
     Docker,
     errors::Error as DockerError,
-    query_parameters::{AttachContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder},
+    query_parameters::{
+        AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, ListContainersOptionsBuilder,
+        RemoveContainerOptionsBuilder,
+    },
 };
 
 use super::{Engine, EngineError, Instance, Resources, Sandbox, hardening::Hardening, seccomp::Profile};
@@ -22,8 +25,10 @@ use crate::{
     runtime::Runtime,
 };
 
-/// Seconds until a Docker call's headers must have come. Starting a container on a busy machine takes many.
-const CALL_TIMEOUT_S: u64 = 60;
+/// Seconds until Docker must have answered a call; a daemon that hangs is unreachable after that.
+const CALL_TIMEOUT_S: u64 = 15;
+/// The same for the one call that takes long on a busy machine, starting a container.
+const START_CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The OCI runtime that the operator names for the weaker isolation.
 pub const WEAK_RUNTIME: &str = "runc";
@@ -43,7 +48,7 @@ pub struct DockerConfig {
 #[derive(Debug)]
 pub struct DockerEngine {
     docker: Docker,
-    config: DockerConfig,
+    config: Arc<DockerConfig>,
     instance: Arc<Instance>,
     info: EngineInfo,
     /// Ends with the engine.
@@ -61,6 +66,10 @@ impl Drop for AbortOnDrop {
 }
 
 impl DockerEngine {
+    fn start_error(&self, step: &str, error: &DockerError) -> EngineError {
+        step_error(&self.config.socket, step, error)
+    }
+
     /// Connects, and checks that the OCI runtime is registered.
     ///
     /// # Errors
@@ -89,7 +98,13 @@ impl DockerEngine {
             memory_guard: MemoryGuard::Cgroup,
         };
         let watch = oom::watch(docker.clone(), format!("{}={}", spec::LABEL_INSTANCE, instance.id()));
-        Ok(Self { docker, config, instance: Arc::new(instance), info, _oom_watch: AbortOnDrop(tokio::spawn(watch)) })
+        Ok(Self {
+            docker,
+            config: Arc::new(config),
+            instance: Arc::new(instance),
+            info,
+            _oom_watch: AbortOnDrop(tokio::spawn(watch)),
+        })
     }
 }
 
@@ -98,24 +113,31 @@ impl Engine for DockerEngine {
     async fn start(&self, runtime: &Runtime, resources: &Resources) -> Result<Sandbox, EngineError> {
         let hardening = Hardening::new(runtime, resources);
         let body = spec::container(&runtime.image, &hardening, &self.config, &self.instance);
-        let created = self.docker.create_container(None, body).await.map_err(|error| match error {
+        let name = format!("cellblock-{}", crate::random_id());
+        let options = CreateContainerOptionsBuilder::new().name(&name).build();
+        let created = self.docker.create_container(Some(options), body).await.map_err(|error| match error {
             DockerError::DockerResponseServerError { status_code: 404, .. } => {
                 EngineError::NoImage { image: runtime.image.clone() }
             }
-            error => start_error("creating the container", &error),
+            error => {
+                let error = self.start_error("creating the container", &error);
+                // A daemon that hung may still carry out what it was asked for.
+                sandbox::remove_unanswered(self.docker.clone(), name, Arc::clone(&self.instance));
+                error
+            }
         })?;
         // From here on the container exists: whatever happens, somebody removes it.
         let container = sandbox::Container::new(
             self.docker.clone(),
             created.id,
-            self.config.runtime.clone(),
+            Arc::clone(&self.config),
             Arc::clone(&self.instance),
         );
         let options = AttachContainerOptionsBuilder::new().stream(true).stdin(true).stdout(true).stderr(true).build();
         let attached = self.docker.attach_container(container.id(), Some(options)).await;
-        let attached = attached.map_err(|error| start_error("attaching to the container", &error))?;
-        let started = self.docker.start_container(container.id(), None).await;
-        started.map_err(|error| start_error("starting the container", &error))?;
+        let attached = attached.map_err(|error| self.start_error("attaching to the container", &error))?;
+        let started = self.docker.clone().with_timeout(START_CALL_TIMEOUT).start_container(container.id(), None).await;
+        started.map_err(|error| self.start_error("starting the container", &error))?;
         Ok(sandbox::sandbox(container, attached))
     }
 
@@ -150,8 +172,12 @@ impl Engine for DockerEngine {
     }
 }
 
-fn start_error(step: &str, error: &DockerError) -> EngineError {
-    EngineError::Start { message: format!("{step}: {error}") }
+/// The daemon's own refusal of a step, or that there is no daemon.
+fn step_error(socket: &str, step: &str, error: &DockerError) -> EngineError {
+    match error {
+        DockerError::DockerResponseServerError { .. } => EngineError::Start { message: format!("{step}: {error}") },
+        error => unreachable_error(socket, &format!("{step}: {error}")),
+    }
 }
 
 fn unreachable_error(socket: &str, error: &dyn std::fmt::Display) -> EngineError {
@@ -169,7 +195,7 @@ fn unreachable_error(socket: &str, error: &dyn std::fmt::Display) -> EngineError
         Err(_) => {
             format!("nothing listens on `{socket}`: start the Docker daemon (`scripts/setup` does)")
         }
-        Ok(_) => "the daemon answers, but not this call; see its log (`make logs`)".to_owned(),
+        Ok(_) => "the daemon takes connections but did not answer this call; see its log (`make logs`)".to_owned(),
     };
     EngineError::Unreachable { message: format!("Docker cannot be used: {error}"), hint }
 }

@@ -13,6 +13,10 @@ use crate::protocol::{CellError, Value};
 pub const KERNEL_PROTOCOL: u32 = 1;
 /// The longest line in either direction, in bytes.
 pub const MAX_KERNEL_LINE: usize = 8 << 20;
+/// MIME types of one value.
+const MAX_MIME_TYPES: usize = 32;
+/// Room for what is not the text itself: the line that marks a cut, a MIME type's name.
+const MARKER: usize = 256;
 /// What a kernel reports of its sandbox before any user code runs.
 pub const PROBE_PATHS: [&str; 4] = ["/proc/version", "/proc/self/status", "/proc/self/mounts", "/proc/net/dev"];
 
@@ -133,6 +137,21 @@ impl Stream {
     }
 }
 
+impl Done {
+    /// Whether its texts keep to the bound that the cell was sent with.
+    pub fn fits(&self, max_value: usize) -> bool {
+        let limit = max_value.saturating_add(MARKER);
+        let value = self.result.as_ref().is_none_or(|value| {
+            value.data.len() <= MAX_MIME_TYPES && value.data.iter().all(|(mime, text)| mime.len() + text.len() <= limit)
+        });
+        let error = self.error.as_ref().is_none_or(|error| {
+            let traceback: usize = error.traceback.iter().map(|line| line.len() + 1).sum();
+            [error.name.len(), error.message.len(), traceback].iter().all(|&length| length <= limit)
+        });
+        value && error
+    }
+}
+
 /// Parses one line of a kernel; `None` when it is not a message.
 pub fn parse(line: &[u8]) -> Option<FromKernel> {
     serde_json::from_slice(line).ok()
@@ -165,6 +184,20 @@ mod tests {
         {
             assert!(parse(line.as_bytes()).is_none(), "{line}");
         }
+    }
+
+    #[test]
+    fn a_value_and_an_error_keep_to_their_bound() {
+        let done = |text: &str| {
+            let line = format!(
+                r#"{{"type":"done","cell":"1","status":"ok","interrupted":false,"result":{{"data":{{"text/plain":"{text}"}}}},"error":null,"exit_code":null,"cpu_ms":0,"memory_peak":null}}"#
+            );
+            match parse(line.as_bytes()) {
+                Some(FromKernel::Done(done)) => done,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(done(&"x".repeat(4096)).fits(4096) && !done(&"x".repeat(5000)).fits(4096));
     }
 
     proptest! {

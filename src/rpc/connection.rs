@@ -12,14 +12,15 @@ use std::{
 use futures_util::{StreamExt as _, future::join_all};
 use serde_json::value::RawValue;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
-    sync::{Semaphore, mpsc},
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
 };
 use tokio_util::{codec::FramedRead, sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Server,
     dispatch::{self, InFlight},
+    outbox::{self, Outbox},
 };
 use crate::{
     error::Error,
@@ -27,8 +28,8 @@ use crate::{
     session::Session,
 };
 
-/// Answers that wait for the writer; then requests wait, then reading stops.
-const ANSWERS: usize = 64;
+/// Bytes of answers that wait for the client, in lines of the maximal length; then requests wait, and reading stops.
+const LINES_WAITING: usize = 4;
 /// Requests in flight on one connection.
 const MAX_IN_FLIGHT: usize = 1024;
 /// Bytes of request lines in flight on one connection, in lines of the maximal length.
@@ -85,17 +86,13 @@ impl Connection {
 }
 
 /// Serves one client until its input ends or the server shuts down, and leaves nothing of it behind.
-pub(super) async fn serve(
-    server: Server,
-    reader: impl AsyncRead + Unpin,
-    writer: impl AsyncWrite + Unpin + Send + 'static,
-) {
+pub async fn serve(server: Server, reader: impl AsyncRead + Unpin, writer: impl AsyncWrite + Unpin + Send + 'static) {
     let connection = Connection::default();
-    let (answers, outbox) = mpsc::channel(ANSWERS);
-    let writing = tokio::spawn(write(writer, outbox));
+    let max_line = usize::try_from(server.config.max_line.0).unwrap_or(usize::MAX);
+    let (outbox, exit) = Outbox::new(max_line.saturating_mul(LINES_WAITING));
+    let mut writing = tokio::spawn(outbox::write(writer, exit));
     let requests = TaskTracker::new();
-    let max_line = server.config.max_line.0;
-    read(&server, &connection, &requests, &answers, reader).await;
+    read(&server, &connection, &requests, &outbox, reader).await;
 
     requests.close();
     let drained = tokio::time::timeout(server.config.drain_timeout.0, requests.wait()).await;
@@ -104,9 +101,10 @@ pub(super) async fn serve(
     }
     join_all(connection.all().iter().map(Session::close)).await;
     let _ = tokio::time::timeout(CLOSE_WAIT, requests.wait()).await;
-    drop(answers);
-    if tokio::time::timeout(CLOSE_WAIT, writing).await.is_err() {
-        tracing::warn!(max_line, "the client does not read its last answers");
+    drop(outbox);
+    if tokio::time::timeout(CLOSE_WAIT, &mut writing).await.is_err() {
+        tracing::warn!("the client does not read its last answers");
+        writing.abort();
     }
 }
 
@@ -114,10 +112,11 @@ async fn read(
     server: &Server,
     connection: &Connection,
     requests: &TaskTracker,
-    answers: &mpsc::Sender<Box<RawValue>>,
+    outbox: &Outbox,
     reader: impl AsyncRead + Unpin,
 ) {
     let max_line = usize::try_from(server.config.max_line.0).unwrap_or(usize::MAX);
+    // Cancel-safe: what was read stays in the framing.
     let mut lines = FramedRead::new(reader, LineDecoder::new(max_line));
     let bytes_in_flight =
         Arc::new(Semaphore::new(max_line.saturating_mul(LINES_IN_FLIGHT).min(Semaphore::MAX_PERMITS)));
@@ -125,13 +124,16 @@ async fn read(
         let frame = tokio::select! {
             biased;
             () = server.shutdown.cancelled() => return,
-            frame = lines.next() => frame,
+            frame = async {
+                outbox.settled().await;
+                lines.next().await
+            } => frame,
         };
         let line = match frame {
             None => return,
             Some(Err(error)) => return tracing::debug!(%error, "the connection broke"),
             Some(Ok(Frame::TooLong)) => {
-                let _ = answers.send(dispatch::too_long(server.config.max_line.0)).await;
+                deliver(outbox, requests, dispatch::too_long(server.config.max_line.0)).await;
                 continue;
             }
             Some(Ok(Frame::Line(line))) if line.iter().all(u8::is_ascii_whitespace) => continue,
@@ -140,7 +142,7 @@ async fn read(
         let size = u32::try_from(line.len()).unwrap_or(u32::MAX);
         let permit = Arc::clone(&bytes_in_flight).try_acquire_many_owned(size);
         let (Ok(permit), true) = (permit, requests.len() < MAX_IN_FLIGHT) else {
-            let _ = answers.send(dispatch::busy(&line)).await;
+            deliver(outbox, requests, dispatch::busy(&line)).await;
             continue;
         };
         let mut answer = dispatch::line(server, connection, &line);
@@ -148,32 +150,123 @@ async fn read(
         // The first poll happens here, in the order of the lines (see `dispatch`).
         if let std::task::Poll::Ready(answer) = futures_util::poll!(answer.as_mut()) {
             if let Some(answer) = answer {
-                let _ = answers.send(answer).await;
+                deliver(outbox, requests, answer).await;
             }
             continue;
         }
-        let answers = answers.clone();
+        let outbox = outbox.clone();
         requests.spawn(async move {
             if let Some(answer) = answer.await {
-                let _ = answers.send(answer).await;
+                outbox.send(answer).await;
             }
             drop(permit);
         });
     }
 }
 
-/// The only task that writes to the client.
-async fn write(mut writer: impl AsyncWrite + Unpin, mut outbox: mpsc::Receiver<Box<RawValue>>) {
-    while let Some(answer) = outbox.recv().await {
-        let mut line = Vec::with_capacity(answer.get().len() + 1);
-        line.extend_from_slice(answer.get().as_bytes());
-        line.push(b'\n');
-        let written = async {
-            writer.write_all(&line).await?;
-            writer.flush().await
-        };
-        if let Err(error) = written.await {
-            return tracing::debug!(%error, "the client is gone");
+/// Puts an answer in at once, or leaves it to a task: the reader must be able to hear of a shutdown.
+async fn deliver(outbox: &Outbox, requests: &TaskTracker, answer: Box<RawValue>) {
+    let mut sending = Box::pin(outbox.clone().send(answer));
+    if futures_util::poll!(sending.as_mut()).is_pending() {
+        requests.spawn(sending);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead as _, Cursor},
+        sync::Arc,
+    };
+
+    use jsonrpsee::RpcModule;
+    use serde_json::{Value, json};
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+    use crate::{
+        config::Settings,
+        engine::{Engine, EngineError, Resources, Sandbox},
+        protocol::{EngineInfo, Isolation},
+        runtime::{Runtime, Runtimes},
+        session::Registry,
+    };
+
+    /// For requests that need no sandbox.
+    #[derive(Debug)]
+    struct NoEngine;
+
+    #[async_trait::async_trait]
+    impl Engine for NoEngine {
+        async fn start(&self, runtime: &Runtime, _: &Resources) -> Result<Sandbox, EngineError> {
+            Err(EngineError::NoImage { image: runtime.image.clone() })
         }
+
+        fn info(&self) -> EngineInfo {
+            EngineInfo {
+                name: "none".into(),
+                version: "0".into(),
+                runtime: "none".into(),
+                isolation: Isolation::Gvisor,
+                platform: None,
+                rootless: None,
+                memory_guard: MemoryGuard::Cgroup,
+            }
+        }
+
+        async fn reap(&self) -> Result<usize, EngineError> {
+            Ok(0)
+        }
+    }
+
+    fn server() -> Server {
+        let config = Settings::resolve("/nonexistent".into(), "/nonexistent".into(), Vec::new()).expect("the defaults are valid").config;
+        let registry = Arc::new(Registry::new(Arc::new(NoEngine), config.policy()));
+        Server::new(registry, Runtimes::builtin(), config, CancellationToken::new())
+    }
+
+    async fn talk(server: Server, lines: &str) -> Vec<Value> {
+        let (mut ours, theirs) = tokio::io::duplex(1 << 16);
+        let mut answers = Vec::new();
+        tokio::join!(serve(server, Cursor::new(lines.to_owned().into_bytes()), theirs), async {
+            ours.read_to_end(&mut answers).await.expect("a pipe");
+        });
+        answers.lines().map(|line| serde_json::from_str(&line.expect("text")).expect("JSON")).collect()
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_answered_and_the_connection_goes_on() {
+        let mut panics = RpcModule::new(());
+        let register = panics.register_async_method("panic", |params, _, _| async move {
+            if params.one::<bool>().is_ok() {
+                tokio::task::yield_now().await;
+            }
+            assert!(params.is_object(), "on purpose");
+        });
+        register.expect("a new name");
+        let mut server = server();
+        server.methods.merge(panics).expect("a new name");
+        let lines = [
+            r#"{"jsonrpc":"2.0","id":1,"method":"panic"}"#,
+            r#"{"jsonrpc":"2.0","id":2,"method":"panic","params":[true]}"#,
+            r#"{"jsonrpc":"2.0","method":"panic"}"#,
+            r#"[{"jsonrpc":"2.0","id":3,"method":"panic"},{"jsonrpc":"2.0","id":4,"method":"ping"}]"#,
+            r#"{"jsonrpc":"2.0","id":5,"method":"ping"}"#,
+        ];
+        let answers = talk(server, &lines.join("\n")).await;
+        let answers: Vec<_> =
+            answers.into_iter().flat_map(|answer| answer.as_array().cloned().unwrap_or(vec![answer])).collect();
+        let answer = |id: u64| answers.iter().find(|answer| answer["id"] == id).expect("answered");
+        for id in [1, 2, 3] {
+            assert_eq!(answer(id)["error"]["code"], -32603);
+            assert_eq!(
+                answer(id)["error"]["data"],
+                json!({"kind": "internal", "outcome": "unknown", "retryable": false})
+            );
+        }
+        for id in [4, 5] {
+            assert_eq!(answer(id)["result"], "pong");
+        }
+        assert_eq!(answers.len(), 5);
     }
 }

@@ -123,13 +123,11 @@ fn structured(params: Option<&RawValue>) -> bool {
     params.is_none_or(|params| params.get().starts_with(['{', '[']))
 }
 
+/// Whether it could be a request: with an `id`, or with two of them, it must be answered.
+#[expect(clippy::zero_sized_map_values, reason = "a set cannot be read from an object")]
 fn has_id(text: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct WithId {
-        #[serde(rename = "id")]
-        _id: serde::de::IgnoredAny,
-    }
-    serde_json::from_slice::<WithId>(text).is_ok()
+    let fields = serde_json::from_slice::<HashMap<String, serde::de::IgnoredAny>>(text);
+    fields.is_ok_and(|fields| fields.contains_key("id"))
 }
 
 /// What to say about a text that is no request, and to whom.

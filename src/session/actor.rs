@@ -68,11 +68,13 @@ pub(super) struct Published {
     pub(super) queued: usize,
     pub(super) count: u64,
     pub(super) version: Option<String>,
+    /// Why the first sandbox did not start, which ended the session.
+    pub(super) failure: Option<EngineError>,
 }
 
 impl Default for Published {
     fn default() -> Self {
-        Self { status: SessionStatus::Starting, generation: 1, queued: 0, count: 0, version: None }
+        Self { status: SessionStatus::Starting, generation: 1, queued: 0, count: 0, version: None, failure: None }
     }
 }
 
@@ -142,6 +144,7 @@ impl Actor {
                         tracing::warn!(session = %self.id, %error, "the sandbox did not start");
                         self.fail(&error);
                         if first {
+                            self.publish.send_modify(|published| published.failure = Some(error));
                             self.closing = Some(Vec::new());
                         } else {
                             // A later cell tries again; the session and its id stay.
@@ -161,6 +164,11 @@ impl Actor {
         self.commands.close();
         while let Some(command) = self.commands.recv().await {
             self.accept(command, None);
+        }
+        // Who asked after the first start had failed is told the same as who asked before.
+        let failure = self.publish.borrow().failure.clone();
+        if let Some(failure) = failure {
+            self.fail(&failure);
         }
         for queued in self.queue.drain(..) {
             let _ = queued.reply.send(Err(Error::Closed));

@@ -83,7 +83,7 @@ impl Running {
             }
             (Exit { code: None, .. }, _) => (
                 "KernelDied",
-                "the kernel's process closed its connection or was replaced, and its sandbox was ended".to_owned(),
+                "the connection to the kernel's process ended: the process closed it or was replaced, or the engine went away; its sandbox was ended".to_owned(),
             ),
         };
         self.lost = Some(CellError { name: name.to_owned(), message, traceback: Vec::new() });

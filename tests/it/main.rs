@@ -7,8 +7,10 @@
 mod cells;
 mod chaos;
 mod cli;
+mod daemon;
 mod document;
 mod endings;
+mod forgery;
 mod harness;
 mod images;
 mod posture;

@@ -2,8 +2,11 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
+    net::Shutdown,
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -27,6 +30,7 @@ fn the_specifications_examples() {
         (r#"{"jsonrpc": "2.0", "method": "ping", "params": {"x": 1}, "id": 6}"#, -32602, json!(6)),
         (r#"{"jsonrpc": "2.0", "method": "session.get", "params": [], "id": 7}"#, -32602, json!(7)),
         ("\u{1}garbage", -32700, Value::Null),
+        (r#"{"jsonrpc": "2.0", "method": "ping", "id": 8, "id": 9}"#, -32600, json!(9)),
     ] {
         sidecar.write(format!("{sent}\n").as_bytes());
         let answer = sidecar.read();
@@ -111,40 +115,93 @@ fn too_many_sessions_are_refused_and_a_closed_one_makes_room() {
 }
 
 #[test]
-fn a_socket_has_its_mode_serves_many_and_keeps_sessions_apart() {
+fn a_client_that_does_not_read_is_not_read_from_and_a_signal_still_ends_the_server() {
+    let state = tempfile::tempdir().expect("a folder");
+    let mut command = cellblock();
+    command.args(["serve", "--max-line", "64k", "--drain-timeout", "1s", "--state-dir"]).arg(state.path());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut server = command.spawn().expect("starts");
+    let mut stdin = server.stdin.take().expect("piped");
+    let flood = std::thread::spawn(move || {
+        let ping = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}\n";
+        // Over two pipes' worth and what may wait in between, by far.
+        (0..100_000).all(|_| stdin.write_all(ping).is_ok())
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!flood.is_finished(), "100,000 requests were read from a client that reads no answer");
+    Command::new("kill").arg(server.id().to_string()).status().expect("kill");
+    let began = Instant::now();
+    server.wait().expect("ends");
+    assert!(began.elapsed() < Duration::from_secs(45), "{:?}", began.elapsed());
+    assert!(!flood.join().expect("no panic"), "the rest was not read");
+}
+
+/// A server on a socket in `folder`.
+fn listen(folder: &Path) -> (std::process::Child, PathBuf) {
+    let path = folder.join("cellblock.sock");
+    let mut command = cellblock();
+    command.args(["serve", "--log-level", "warn", "--socket-mode", "0620", "--socket"]).arg(&path);
+    command.arg("--state-dir").arg(folder).stdin(Stdio::null()).stderr(Stdio::piped());
+    (command.spawn().expect("starts"), path)
+}
+
+fn ask(stream: &mut BufReader<UnixStream>, method: &str, params: &Value) -> Value {
+    send(stream, method, params);
+    receive(stream)
+}
+
+fn send(stream: &mut BufReader<UnixStream>, method: &str, params: &Value) {
+    let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+    stream.get_mut().write_all(format!("{request}\n").as_bytes()).expect("written");
+}
+
+fn receive(stream: &mut BufReader<UnixStream>) -> Value {
+    let mut line = String::new();
+    stream.read_line(&mut line).expect("answered");
+    serde_json::from_str(&line).expect("JSON")
+}
+
+#[test]
+fn a_client_stops_its_own_requests_only_and_half_a_connection_is_still_answered() {
     let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("cellblock.sock");
-    let start = || {
-        let mut command = cellblock();
-        command
-            .args(["serve", "--log-level", "warn", "--socket-mode", "0620", "--socket"])
-            .arg(&path)
-            .arg("--state-dir")
-            .arg(folder.path());
-        command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts")
-    };
-    let mut server = start();
+    let (mut server, path) = listen(folder.path());
     eventually("the socket", || path.exists());
-    assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o620);
-    let ask = |stream: &mut BufReader<UnixStream>, method: &str, params: Value| -> Value {
-        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        stream.get_mut().write_all(format!("{request}\n").as_bytes()).expect("written");
-        let mut line = String::new();
-        stream.read_line(&mut line).expect("answered");
-        serde_json::from_str(&line).expect("JSON")
-    };
     let connect = || BufReader::new(UnixStream::connect(&path).expect("connects"));
     let (mut one, mut two) = (connect(), connect());
-    let session = ask(&mut one, "session.create", json!({}))["result"]["session_id"].clone();
-    assert_eq!(ask(&mut two, "session.get", json!({"session_id": session}))["error"]["code"], 1001);
-    assert_eq!(ask(&mut two, "session.list", json!({}))["result"]["sessions"], json!([]));
+    let session = ask(&mut one, "session.create", &json!({}))["result"]["session_id"].clone();
+    send(&mut one, "cell.execute", &json!({"session_id": session, "code": "import time; time.sleep(2); 6 * 7"}));
+    std::thread::sleep(Duration::from_millis(300));
+    two.get_mut()
+        .write_all(b"{\"jsonrpc\": \"2.0\", \"method\": \"$/cancelRequest\", \"params\": {\"id\": 1}}\n")
+        .expect("written");
+    assert_eq!(ask(&mut two, "ping", &json!({}))["result"], "pong");
+    one.get_mut().shutdown(Shutdown::Write).expect("half-closed");
+    let result = receive(&mut one)["result"].clone();
+    assert_eq!((&result["status"], &result["result"]["data"]["text/plain"]), (&json!("ok"), &json!("42")), "{result}");
+    assert_eq!(one.read_line(&mut String::new()).expect("the end"), 0);
+    Command::new("kill").arg(server.id().to_string()).status().expect("kill");
+    assert!(server.wait().expect("ends").success());
+}
+
+#[test]
+fn a_socket_has_its_mode_serves_many_and_keeps_sessions_apart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let start = || listen(folder.path()).0;
+    let (mut server, path) = listen(folder.path());
+    eventually("the socket", || path.exists());
+    assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o620);
+    let connect = || BufReader::new(UnixStream::connect(&path).expect("connects"));
+    let (mut one, mut two) = (connect(), connect());
+    let session = ask(&mut one, "session.create", &json!({}))["result"]["session_id"].clone();
+    assert_eq!(ask(&mut two, "session.get", &json!({"session_id": session}))["error"]["code"], 1001);
+    assert_eq!(ask(&mut two, "session.list", &json!({}))["result"]["sessions"], json!([]));
     assert_eq!(
-        ask(&mut one, "cell.execute", json!({"session_id": session, "code": "6 * 7"}))["result"]["result"]["data"]["text/plain"],
+        ask(&mut one, "cell.execute", &json!({"session_id": session, "code": "6 * 7"}))["result"]["result"]["data"]["text/plain"],
         "42"
     );
     drop(one);
     eventually("the end of the lost client's session", || {
-        ask(&mut two, "server.info", json!({}))["result"]["sessions"] == 0
+        ask(&mut two, "server.info", &json!({}))["result"]["sessions"] == 0
     });
 
     let second = start().wait_with_output().expect("ends");

@@ -1,11 +1,51 @@
-//! Any line of a kernel parses or is refused, and its chunks decode or are refused.
+//! Whatever a kernel sends after a hostile start: every event is within its bounds, and the driver comes to an end.
 #![no_main]
 
-use cellblock::kernel::wire::{FromKernel, parse};
+use cellblock::kernel::{Event, Kernel, wire::MAX_KERNEL_LINE};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|line: &[u8]| {
-    if let Some(FromKernel::Stream(stream)) = parse(line) {
-        let _ = stream.into_bytes();
+const READY: &[u8] = b"{\"type\":\"ready\",\"protocol\":1,\"kernel\":\"python\",\"version\":\"3\",\"probe\":{}}\n";
+/// The bound of a value and an error that each cell is sent with, and what may come on top of it.
+const MAX_VALUE: usize = 32;
+const SLACK: usize = 256;
+
+/// How often cells are handed over: as a session does, one after the other.
+const CELLS: [&str; 3] = ["c1", "c2", "c3"];
+
+async fn drive(bytes: &[u8], greeted: bool) {
+    let output = if greeted { [READY, bytes].concat() } else { bytes.to_vec() };
+    let streams = (Box::new(tokio::io::sink()), Box::new(std::io::Cursor::new(output)));
+    let Ok((mut kernel, _)) = Kernel::start(streams.0, streams.1, "").await else {
+        assert!(!greeted, "a greeting was refused");
+        return;
+    };
+    for (count, cell) in (1..).zip(CELLS) {
+        kernel.execute(cell, count, "", MAX_VALUE).await.expect("a sink takes everything");
+        loop {
+            match kernel.next().await {
+                Event::Output(_, chunk) => assert!(chunk.len() <= MAX_KERNEL_LINE),
+                Event::Pong(_) => {}
+                Event::Done(done) => {
+                    assert_eq!(done.cell, cell);
+                    assert!(done.cpu_ms.is_finite());
+                    for text in done.result.iter().flat_map(|value| value.data.values()) {
+                        assert!(text.len() <= MAX_VALUE + SLACK);
+                    }
+                    if let Some(error) = &done.error {
+                        assert!(error.message.len() <= MAX_VALUE + SLACK);
+                        assert!(error.traceback.iter().map(String::len).sum::<usize>() <= MAX_VALUE + SLACK);
+                    }
+                    break;
+                }
+                Event::Broken(_) | Event::Gone => return,
+            }
+        }
     }
+    // Idle: a message about a cell, which none is, never counts.
+    assert!(!matches!(kernel.next().await, Event::Output(..) | Event::Done(_)));
+}
+
+fuzz_target!(|input: (bool, &[u8])| {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(drive(input.1, input.0));
 });
