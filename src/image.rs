@@ -10,7 +10,7 @@
 //! | `reference` | names as Docker reads them; pure |
 //! | `registry`, `archive` | the two sources: a registry's protocol, and archives of Docker and of OCI |
 //! | `manifest` | what manifests say, this machine's platform; pure |
-//! | `layer`, `tree`, `decompress` | hostile streams into a folder |
+//! | `unpack`, `layer`, `tree`, `decompress` | hostile streams into a folder |
 //!
 //! Knows no terminal, no environment and no engine.
 
@@ -23,6 +23,7 @@ mod reference;
 mod registry;
 mod store;
 mod tree;
+mod unpack;
 
 use std::{fs::File, io, path::PathBuf};
 
@@ -212,7 +213,9 @@ pub enum ImageError {
         why: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The registry wants other credentials.
-    #[error("`{registry}` does not let us read `{repository}`: {why}\nhint: use `--username NAME --password-stdin`, or `docker login {registry}`; a repository that does not exist can look like this too")]
+    #[error(
+        "`{registry}` does not let us read `{repository}`: {why}\nhint: use `--username NAME --password-stdin`, or `docker login {registry}`; a repository that does not exist can look like this too"
+    )]
     Unauthorized {
         /// The registry.
         registry: String,

@@ -10,5 +10,4 @@ mod endings;
 mod harness;
 mod images;
 mod posture;
-mod registry;
 mod transport;
