@@ -104,10 +104,9 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Toml(..) | Self::Seccomp(..) | Self::LogLevel(_) | Self::EnableSandbox(_) => 78,
-            Self::File(..) | Self::NoLanguage(_) | Self::Runtime(_) => 66,
+            Self::File(..) | Self::NoLanguage(_) | Self::Runtime(_) | Self::Credentials(_) => 66,
             Self::Instance(_) | Self::Engine(_) | Self::Socket(_) | Self::Session(_) => 69,
             Self::Image(error) => image::exit_code(error),
-            Self::Credentials(_) => 66,
             Self::Stdio(_) | Self::Launch(_) => 74,
         }
     }

@@ -10,7 +10,7 @@
 //! | `reference` | names as Docker reads them; pure |
 //! | `registry`, `archive` | the two sources: a registry's protocol, and archives of Docker and of OCI |
 //! | `manifest` | what manifests say, this machine's platform; pure |
-//! | `layer`, `tree`, `decompress` | hostile streams into a folder |
+//! | `unpack`, `layer`, `tree`, `decompress` | hostile streams into a folder |
 //!
 //! Knows no terminal, no environment and no engine.
 
@@ -23,8 +23,9 @@ mod reference;
 mod registry;
 mod store;
 mod tree;
+mod unpack;
 
-use std::{fs::File, io, path::PathBuf};
+use std::{collections::BTreeMap, fs::File, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +64,9 @@ pub struct ImageConfig {
     pub entrypoint: Vec<String>,
     /// The command's end, or the whole command without an entrypoint.
     pub cmd: Vec<String>,
+    /// What its builder noted in it.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// One name of the store.
@@ -80,6 +84,8 @@ pub struct ImageSummary {
     pub entries: u64,
     /// When it got this name, in seconds since 1970.
     pub added: u64,
+    /// What its builder noted in it.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What an image may take; beyond it it is refused.
@@ -212,7 +218,9 @@ pub enum ImageError {
         why: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The registry wants other credentials.
-    #[error("`{registry}` does not let us read `{repository}`: {why}\nhint: use `--username NAME --password-stdin`, or `docker login {registry}`; a repository that does not exist can look like this too")]
+    #[error(
+        "`{registry}` does not let us read `{repository}`: {why}\nhint: use `--username NAME --password-stdin`, or `docker login {registry}`; a repository that does not exist can look like this too"
+    )]
     Unauthorized {
         /// The registry.
         registry: String,

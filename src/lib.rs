@@ -6,7 +6,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | `main`, [`cli`] | arguments, environment, exit codes: `serve`, `run`, `config` |
+//! | `main`, [`cli`] | arguments, environment, exit codes: `serve`, `run`, `image`, `config` |
 //! | [`rpc`] | the JSON-RPC front door: `listen` (stdio, Unix socket), `connection`, `outbox`, `dispatch`, `methods` |
 //! | [`session`] | the registry, the handle, one `actor` per session, the pure ladder in `state` |
 //! | [`kernel`], [`output`], [`lines`] | drives one kernel over a reader and a writer; caps output; frames both protocols |
@@ -26,7 +26,8 @@
 //! - Every buffer has a bound that is reached before it fills.
 //! - A sandbox that is not measurably what the policy says never runs user code.
 //!
-//! And by absence: only `engine/docker` names bollard; only `rpc` and the error map name jsonrpsee; only `main` and
+//! And by absence: only `engine/docker` names bollard; only `rpc` and the error map name jsonrpsee; only
+//! `image/registry` names oci-client; only `main` and
 //! `cli` read the environment; nothing under `session` knows which engine runs; `session::state`, `posture`, `output`,
 //! `lines`, `engine/hardening`, `engine/seccomp`, `engine/docker/spec` and `engine/runsc/bundle` know no tokio runtime.
 

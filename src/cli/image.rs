@@ -153,11 +153,8 @@ fn print(summaries: &[ImageSummary]) -> Result<u8, Failure> {
 }
 
 fn list(summaries: &[ImageSummary], json: bool) -> Result<u8, Failure> {
-    let mut text = if json {
-        serde_json::to_string(summaries).expect("plain texts and numbers")
-    } else {
-        table(summaries)
-    };
+    let mut text =
+        if json { serde_json::to_string(summaries).expect("plain texts and numbers") } else { table(summaries) };
     if json {
         text.push('\n');
     }
@@ -175,7 +172,16 @@ fn table(summaries: &[ImageSummary]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths = [width(0), width(1), width(2)];
     let line = |row: &[String; 4]| {
-        format!("{:<a$}  {:<b$}  {:>c$}  {}\n", row[0], row[1], row[2], row[3], a = widths[0], b = widths[1], c = widths[2])
+        format!(
+            "{:<a$}  {:<b$}  {:>c$}  {}\n",
+            row[0],
+            row[1],
+            row[2],
+            row[3],
+            a = widths[0],
+            b = widths[1],
+            c = widths[2]
+        )
     };
     rows.iter().map(line).collect()
 }

@@ -19,7 +19,8 @@ use super::{
     ImageError, ImageSummary, Progress, Reference, Store, Version,
     decompress::{Meter, Metered, decompressed},
     manifest::{self, Configuration, Document, LONGEST_DOCUMENT},
-    store::{Incoming, Layer, Scratch},
+    store::{Incoming, Scratch},
+    unpack::Layer,
 };
 
 /// The most members of an archive; an image has a handful for each of its layers.
@@ -187,7 +188,9 @@ impl Archive {
         };
         if let Some(name) = name {
             if matches!(name.version(), Version::Digest(_)) {
-                return Err(self.refuse(&format!("`{name}` is pinned to a digest, which only a registry can keep; use a tag")));
+                return Err(
+                    self.refuse(&format!("`{name}` is pinned to a digest, which only a registry can keep; use a tag"))
+                );
             }
             let [(incoming, _)] = images.as_mut_slice() else {
                 return Err(self.refuse(&format!("it holds {} images, and `--name` can name one", images.len())));
@@ -218,11 +221,11 @@ impl Archive {
     /// An OCI layout: its entries by name, one of them for this machine each.
     fn layout(&self) -> Result<Images, ImageError> {
         let index: LayoutIndex = manifest::parse("index", &self.document("index.json")?)?;
-        let mut named: BTreeMap<Option<String>, Vec<Descriptor>> = BTreeMap::new();
+        let mut groups: BTreeMap<Option<String>, Vec<Descriptor>> = BTreeMap::new();
         for descriptor in index.manifests {
-            named.entry(name_of(&descriptor)).or_default().push(descriptor);
+            groups.entry(name_of(&descriptor)).or_default().push(descriptor);
         }
-        let images = named.into_iter().map(|(name, descriptors)| {
+        let images = groups.into_iter().map(|(name, descriptors)| {
             let descriptor = if let [one] = descriptors.as_slice() { one } else { manifest::choose(&descriptors)? };
             let (manifest, digest) = self.manifest(descriptor)?;
             let document = self.blob(manifest.config())?;
@@ -242,7 +245,7 @@ impl Archive {
         let mut descriptor = descriptor.clone();
         for _ in 0..DEEPEST {
             match Document::parse(&self.blob(&descriptor)?)? {
-                Document::Manifest(manifest) => return Ok((manifest, manifest::sha256(&descriptor)?)),
+                Document::Manifest(manifest) => return Ok((*manifest, manifest::sha256(&descriptor)?)),
                 Document::Index(index) => descriptor = manifest::choose(index.manifests())?.clone(),
             }
         }
@@ -273,7 +276,9 @@ impl Archive {
             None => None,
             Some((digest, declared)) if declared == size => Some(digest),
             Some((digest, declared)) => {
-                return Err(self.refuse(&format!("layer {digest} is {size} bytes long, not {declared} as the manifest says")));
+                return Err(
+                    self.refuse(&format!("layer {digest} is {size} bytes long, not {declared} as the manifest says"))
+                );
             }
         };
         Ok(Layer { content, size, digest })

@@ -40,7 +40,11 @@ pub(super) enum LayerError {
     #[error("entry `{entry}`: {why}")]
     Entry { entry: String, why: &'static str },
     #[error("entry `{entry}`: {error}")]
-    Tree { entry: String, #[source] error: TreeError },
+    Tree {
+        entry: String,
+        #[source]
+        error: TreeError,
+    },
     #[error("the image unpacks to more than {0} bytes; if you trust it, allow more with `--max-size`")]
     Bytes(u64),
     #[error("the image has more than {0} files")]
@@ -92,8 +96,6 @@ pub(super) fn unpack(
         }
         io::copy(&mut entry, &mut io::sink()).map_err(stream_error)?;
     }
-    drop(entries);
-    drop(archive);
     let (actual, _) = content.finish().map_err(stream_error)?;
     if actual == diff_id { Ok(()) } else { Err(LayerError::Content { expected: diff_id.to_owned(), actual }) }
 }

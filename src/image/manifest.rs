@@ -17,8 +17,8 @@ pub(super) const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json
 /// A manifest or an index of such.
 #[derive(Debug)]
 pub(super) enum Document {
-    Index(ImageIndex),
-    Manifest(ImageManifest),
+    Index(Box<ImageIndex>),
+    Manifest(Box<ImageManifest>),
 }
 
 /// A configuration that fits this machine.
@@ -38,14 +38,14 @@ impl Document {
             manifests: Option<serde::de::IgnoredAny>,
         }
         if parse::<Shape>("manifest", bytes)?.manifests.is_some() {
-            return parse("index", bytes).map(Self::Index);
+            return parse("index", bytes).map(|index| Self::Index(Box::new(index)));
         }
         let manifest: ImageManifest = parse("manifest", bytes)?;
         if manifest.layers().len() > MOST_LAYERS {
             let why = format!("it has {} layers, and {MOST_LAYERS} are the most", manifest.layers().len());
             return Err(ImageError::Manifest { what: "manifest", why });
         }
-        Ok(Self::Manifest(manifest))
+        Ok(Self::Manifest(Box::new(manifest)))
     }
 }
 
@@ -69,6 +69,7 @@ impl Configuration {
             config.user = said.user().clone().unwrap_or_default();
             config.entrypoint = said.entrypoint().clone().unwrap_or_default();
             config.cmd = said.cmd().clone().unwrap_or_default();
+            config.labels = said.labels().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
         }
         Ok(Self { digest: decompress::digest(bytes), diff_ids, config })
     }
@@ -86,7 +87,11 @@ pub(super) fn choose(entries: &[Descriptor]) -> Result<&Descriptor, ImageError> 
     // A lone entry may leave it to the configuration to say what it is for.
     let lone = || entries.first().filter(|entry| entries.len() == 1 && entry.platform().is_none());
     fits.or_else(lone).ok_or_else(|| ImageError::Platform {
-        found: if entries.is_empty() { "nothing".to_owned() } else { entries.iter().map(name).collect::<Vec<_>>().join(", ") },
+        found: if entries.is_empty() {
+            "nothing".to_owned()
+        } else {
+            entries.iter().map(name).collect::<Vec<_>>().join(", ")
+        },
         wanted: platform(),
     })
 }
@@ -136,9 +141,10 @@ mod tests {
                 entry
             })
             .collect();
-        let bytes = serde_json::to_vec(&serde_json::json!({"schemaVersion": 2, "manifests": manifests})).expect("plain");
+        let bytes =
+            serde_json::to_vec(&serde_json::json!({"schemaVersion": 2, "manifests": manifests})).expect("plain");
         match Document::parse(&bytes).expect("an index") {
-            Document::Index(index) => index,
+            Document::Index(index) => *index,
             Document::Manifest(_) => panic!("it has manifests"),
         }
     }
@@ -158,7 +164,10 @@ mod tests {
             assert_eq!(found, chosen, "{platforms:?}");
         }
         let error = choose(index(&[Some("linux/riscv64"), Some("windows/amd64")]).manifests()).expect_err("none");
-        assert_eq!(error.to_string(), format!("the image is for linux/riscv64, windows/amd64, and this machine is {here}"));
+        assert_eq!(
+            error.to_string(),
+            format!("the image is for linux/riscv64, windows/amd64, and this machine is {here}")
+        );
     }
 
     #[test]
@@ -169,7 +178,8 @@ mod tests {
             "container_config": {"Cmd": ["x"]}, "docker_version": "26", "rootfs": {"type": "layers", "diff_ids": [DIGEST]}});
         let read = Configuration::parse(text.to_string().as_bytes()).expect("Docker writes such");
         assert_eq!((read.config.env, read.config.working_dir), (vec!["PATH=/bin".to_owned()], "/w".to_owned()));
-        let error = Configuration::parse(text.to_string().replace(DIGEST, "sha256:../../x").as_bytes()).expect_err("hostile");
+        let error =
+            Configuration::parse(text.to_string().replace(DIGEST, "sha256:../../x").as_bytes()).expect_err("hostile");
         assert!(error.to_string().contains("`sha256:../../x`"), "{error}");
     }
 }

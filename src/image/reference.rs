@@ -190,7 +190,11 @@ mod tests {
             ("cellblock/python", "docker.io/cellblock/python:latest", "cellblock/python:latest"),
             ("docker.io/cellblock/python:latest", "docker.io/cellblock/python:latest", "cellblock/python:latest"),
             ("index.docker.io/library/node", "docker.io/library/node:latest", "node:latest"),
-            ("infiniflow/sandbox-base-python:latest", "docker.io/infiniflow/sandbox-base-python:latest", "infiniflow/sandbox-base-python:latest"),
+            (
+                "infiniflow/sandbox-base-python:latest",
+                "docker.io/infiniflow/sandbox-base-python:latest",
+                "infiniflow/sandbox-base-python:latest",
+            ),
             ("localhost/a", "localhost/a:latest", "localhost/a:latest"),
             ("127.0.0.1:5000/a/b_c:v1", "127.0.0.1:5000/a/b_c:v1", "127.0.0.1:5000/a/b_c:v1"),
         ] {
@@ -207,8 +211,24 @@ mod tests {
     fn what_is_no_name_is_refused_with_the_text() {
         let long = "a".repeat(300);
         for text in [
-            "", "/", "a//b", "../../etc/passwd", "a/../b", "Python", "a:", "a:tag:tag", "a@sha256:12", "-a", "a-", "a___b",
-            "a b", "a\0b", "a%2fb", "https://a.b/c", "a.b:port/c", long.as_str(),
+            "",
+            "/",
+            "a//b",
+            "../../etc/passwd",
+            "a/../b",
+            "Python",
+            "a:",
+            "a:tag:tag",
+            "a@sha256:12",
+            "-a",
+            "a-",
+            "a___b",
+            "a b",
+            "a\0b",
+            "a%2fb",
+            "https://a.b/c",
+            "a.b:port/c",
+            long.as_str(),
         ] {
             let error = text.parse::<Reference>().expect_err(text).to_string();
             assert!(error.starts_with(&format!("`{text}`")), "{error}");

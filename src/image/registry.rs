@@ -25,7 +25,8 @@ use super::{
     archive::blocking,
     decompress,
     manifest::{self, Configuration, Document, LONGEST_DOCUMENT, MANIFEST_TYPES},
-    store::{Incoming, Layer},
+    store::Incoming,
+    unpack::Layer,
 };
 
 /// Layers fetched at once.
@@ -202,13 +203,13 @@ impl Registry {
             manifest::verify("the manifest", &bytes, expected)?;
         }
         match Document::parse(&bytes)? {
-            Document::Manifest(manifest) => Ok((manifest, digest)),
+            Document::Manifest(manifest) => Ok((*manifest, digest)),
             Document::Index(index) => {
                 let expected = manifest::sha256(manifest::choose(index.manifests())?)?;
                 let bytes = self.document(&expected).await?;
                 manifest::verify("the manifest", &bytes, &expected)?;
                 match Document::parse(&bytes)? {
-                    Document::Manifest(manifest) => Ok((manifest, digest)),
+                    Document::Manifest(manifest) => Ok((*manifest, digest)),
                     Document::Index(_) => Err(self.failed("its index leads to another index".to_owned())),
                 }
             }
@@ -228,7 +229,9 @@ impl Registry {
         let mut response = request.send().await.map_err(|error| self.failed(chain(&error)))?;
         match response.status() {
             StatusCode::OK => {}
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(self.unauthorized(response.status().to_string())),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                return Err(self.unauthorized(response.status().to_string()));
+            }
             StatusCode::NOT_FOUND => {
                 let registry = self.reference.registry().to_owned();
                 return Err(ImageError::NoSuchImage { registry, reference: self.reference.familiar() });
@@ -271,7 +274,12 @@ impl Registry {
     }
 
     /// A layer as an open file: whoever removes it from the store does not take it from us.
-    async fn layer(&self, store: &Store, descriptor: &Descriptor, progress: &dyn Progress) -> Result<Layer, ImageError> {
+    async fn layer(
+        &self,
+        store: &Store,
+        descriptor: &Descriptor,
+        progress: &dyn Progress,
+    ) -> Result<Layer, ImageError> {
         let digest = manifest::sha256(descriptor)?;
         let size = descriptor.size();
         let path = store.blob(&digest)?;
@@ -357,8 +365,9 @@ impl Registry {
 
     fn stop(&self, error: &OciDistributionError) -> Stop {
         match error {
-            OciDistributionError::RequestError(_) | OciDistributionError::IoError(_) => Stop::Again(chain(error)),
-            OciDistributionError::ServerError { code: 429 | 500.., .. } => Stop::Again(chain(error)),
+            OciDistributionError::RequestError(_)
+            | OciDistributionError::IoError(_)
+            | OciDistributionError::ServerError { code: 429 | 500.., .. } => Stop::Again(chain(error)),
             error => Stop::Final(self.explain(error)),
         }
     }

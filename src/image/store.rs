@@ -17,7 +17,7 @@
 use std::{
     collections::HashSet,
     fs::{DirBuilder, File},
-    io::{self, Read},
+    io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -29,12 +29,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Event, Image, ImageConfig, ImageError, ImageSummary, Limits, Progress, Reference,
-    decompress::Hashing,
-    layer::{self, Usage},
     lock::{self, Work},
     manifest::Configuration,
     reference::sha256_hex,
-    tree::{Tree, remove_tree},
+    tree::remove_tree,
+    unpack::{Layer, unpack},
 };
 
 /// The number of this layout.
@@ -76,15 +75,6 @@ pub(super) struct Incoming {
     pub(super) configuration: Configuration,
     /// The configuration's own text.
     pub(super) document: Vec<u8>,
-}
-
-/// A layer's bytes as they come, compressed or not.
-pub(super) struct Layer {
-    pub(super) content: Box<dyn Read + Send>,
-    /// How many there are.
-    pub(super) size: u64,
-    /// Their digest, where it has still to be checked.
-    pub(super) digest: Option<String>,
 }
 
 /// A folder of work in progress, removed when dropped.
@@ -214,7 +204,9 @@ impl Store {
             let named: HashSet<String> = self.names()?.into_iter().map(|named| named.digest).collect();
             for root in self.entries("roots")? {
                 let digest = format!("sha256:{}", root.file_name().unwrap_or_default().to_string_lossy());
-                if !named.contains(&digest) && let Some(lock) = exclusive(&root)? {
+                if !named.contains(&digest)
+                    && let Some(lock) = exclusive(&root)?
+                {
                     let away = self.folder.join("tmp").join(crate::random_id());
                     std::fs::rename(&root, &away).map_err(ImageError::io(root))?;
                     gone.push((away, lock));
@@ -398,58 +390,8 @@ impl Named {
             size: self.root.size,
             entries: self.root.entries,
             added: self.added,
+            labels: self.root.config.labels,
         }
-    }
-}
-
-/// Unpacks the layers, the lowest first, into an empty folder.
-fn unpack(
-    rootfs: &Path,
-    diff_ids: &[String],
-    layers: Vec<Layer>,
-    limits: &Limits,
-    progress: &Arc<dyn Progress>,
-) -> Result<Usage, ImageError> {
-    let count = layers.len();
-    if count != diff_ids.len() {
-        let why = format!("it counts {} layers, and the manifest {count}", diff_ids.len());
-        return Err(ImageError::Manifest { what: "configuration", why });
-    }
-    let mut tree = Tree::new(rootfs).map_err(ImageError::io(rootfs))?;
-    let mut usage = Usage::default();
-    for (at, (layer, diff_id)) in layers.into_iter().zip(diff_ids).enumerate() {
-        let total = layer.size;
-        let refuse = |why: Box<dyn std::error::Error + Send + Sync>| ImageError::Layer { layer: at + 1, layers: count, why };
-        let report = |bytes| progress.report(Event::Unpacking { layer: at + 1, layers: count, bytes, total });
-        let mut watched = Watched { inner: layer.content, bytes: 0, report };
-        let Some(expected) = layer.digest else {
-            layer::unpack(&mut tree, watched, diff_id, limits, &mut usage).map_err(|why| refuse(why.into()))?;
-            continue;
-        };
-        let mut hashing = Hashing::new(&mut watched);
-        layer::unpack(&mut tree, &mut hashing, diff_id, limits, &mut usage).map_err(|why| refuse(why.into()))?;
-        let (actual, _) = hashing.finish().map_err(|error| refuse(error.into()))?;
-        if actual != expected {
-            return Err(ImageError::Digest { what: format!("layer {} of {count}", at + 1), expected, actual });
-        }
-    }
-    tree.finish().map_err(ImageError::io(rootfs))?;
-    Ok(usage)
-}
-
-/// Reports how much has been read.
-struct Watched<R, F> {
-    inner: R,
-    bytes: u64,
-    report: F,
-}
-
-impl<R: Read, F: Fn(u64)> Read for Watched<R, F> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.bytes += read as u64;
-        (self.report)(self.bytes);
-        Ok(read)
     }
 }
 
@@ -459,10 +401,8 @@ fn exclusive(folder: &Path) -> Result<Option<File>, ImageError> {
 }
 
 fn hex_of(digest: &str) -> Result<&str, ImageError> {
-    sha256_hex(digest).ok_or_else(|| ImageError::Manifest {
-        what: "manifest",
-        why: format!("`{digest}` is not a sha256 digest"),
-    })
+    sha256_hex(digest)
+        .ok_or_else(|| ImageError::Manifest { what: "manifest", why: format!("`{digest}` is not a sha256 digest") })
 }
 
 fn is_draft(path: &Path) -> bool {
@@ -487,7 +427,9 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
 fn near(wanted: &Reference, all: &[ImageSummary]) -> String {
     let wanted = wanted.familiar();
     let mut alike: Vec<_> = all.iter().map(|one| (strsim::jaro_winkler(&wanted, &one.reference), one)).collect();
-    alike.retain(|(likeness, one)| *likeness > 0.75 || one.reference.contains(wanted.split(':').next().unwrap_or_default()));
+    alike.retain(|(likeness, one)| {
+        *likeness > 0.75 || one.reference.contains(wanted.split(':').next().unwrap_or_default())
+    });
     alike.sort_by(|one, other| other.0.total_cmp(&one.0));
     let found: Vec<_> = alike.iter().take(3).map(|(_, one)| format!("`{}`", one.reference)).collect();
     if found.is_empty() { String::new() } else { format!("; near it are {}", found.join(", ")) }

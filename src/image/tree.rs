@@ -94,8 +94,7 @@ impl Tree {
     /// An empty tree in a folder that exists. Only root keeps owners.
     pub(super) fn new(folder: &Path) -> io::Result<Self> {
         let root = rustix::fs::openat(CWD, folder, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let folders =
-            HashMap::from([(rustix::fs::fstat(&root)?.st_ino, Folder { depth: 0, meta: IMPLIED })]);
+        let folders = HashMap::from([(rustix::fs::fstat(&root)?.st_ino, Folder { depth: 0, meta: IMPLIED })]);
         let owners = rustix::process::geteuid().is_root();
         Ok(Self { root, owners, folders, fresh: HashSet::new(), last: None })
     }
@@ -126,7 +125,7 @@ impl Tree {
         let mut file = File::from(fd);
         write_with_holes(&mut file, content)?;
         if self.owners {
-            rustix::fs::fchown(&file, owner(meta.uid), group(meta.gid))?;
+            rustix::fs::fchown(&file, Some(owner(meta.uid)), Some(group(meta.gid)))?;
         }
         rustix::fs::fchmod(&file, Mode::from(if self.owners { meta.mode & 0o777 } else { meta.mode & 0o777 | 0o400 }))?;
         rustix::fs::futimens(&file, &times(meta))?;
@@ -139,7 +138,13 @@ impl Tree {
         let parent = self.parent(&path.parent)?;
         let name = path.name.as_slice();
         if self.owners {
-            rustix::fs::chownat(&*parent.fd, name, owner(meta.uid), group(meta.gid), AtFlags::SYMLINK_NOFOLLOW)?;
+            rustix::fs::chownat(
+                &*parent.fd,
+                name,
+                Some(owner(meta.uid)),
+                Some(group(meta.gid)),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )?;
         }
         rustix::fs::utimensat(&*parent.fd, name, &times(meta), AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(())
@@ -163,7 +168,7 @@ impl Tree {
     /// Removes what lower layers have at `path`.
     pub(super) fn whiteout(&mut self, path: &EntryPath) -> Result<(), TreeError> {
         if let Some(parent) = self.existing(&path.parent)? {
-            self.clear_entry(&parent.fd.as_fd(), parent.inode, &path.name)?;
+            self.clear_entry(parent.fd.as_fd(), parent.inode, &path.name)?;
             self.last = None;
         }
         Ok(())
@@ -172,7 +177,7 @@ impl Tree {
     /// Removes all that lower layers have in the folder at `path`.
     pub(super) fn opaque(&mut self, path: &[u8]) -> Result<(), TreeError> {
         if let Some(folder) = self.existing(path)? {
-            let open = open_folder(&folder.fd.as_fd(), b".")?;
+            let open = open_folder(folder.fd.as_fd(), b".")?;
             self.clear(&open, folder.inode)?;
             self.last = None;
         }
@@ -181,7 +186,7 @@ impl Tree {
 
     /// Gives every folder what its entry said, and the root what a guest of any user needs.
     pub(super) fn finish(mut self) -> io::Result<()> {
-        let root = open_folder(&self.root.as_fd(), b".")?;
+        let root = open_folder(self.root.as_fd(), b".")?;
         if let Some(folder) = self.folders.get_mut(&rustix::fs::fstat(&root)?.st_ino) {
             folder.meta.mode |= 0o555;
         }
@@ -192,12 +197,12 @@ impl Tree {
         for name in names(folder)? {
             let stat = rustix::fs::statat(folder, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?;
             if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                self.finish_folder(&open_folder(&folder.as_fd(), &name)?)?;
+                self.finish_folder(&open_folder(folder.as_fd(), &name)?)?;
             }
         }
         let Some(Folder { meta, .. }) = self.folders.get(&rustix::fs::fstat(folder)?.st_ino) else { return Ok(()) };
         if self.owners {
-            rustix::fs::fchown(folder, owner(meta.uid), group(meta.gid))?;
+            rustix::fs::fchown(folder, Some(owner(meta.uid)), Some(group(meta.gid)))?;
         }
         // Without root's rights we must still be able to read the folder, and so must an engine that runs as us.
         let mode = if self.owners { meta.mode & 0o1777 } else { meta.mode & 0o1777 | 0o500 };
@@ -216,15 +221,15 @@ impl Tree {
             return Err(TreeError::Root);
         }
         let parent = self.parent(&path.parent)?;
-        let made = match make(parent.fd.as_fd(), &path.name) {
+        let result = match make(parent.fd.as_fd(), &path.name) {
             Err(Errno::EXIST) => {
-                self.remove(&parent.fd.as_fd(), &path.name)?;
+                self.remove(parent.fd.as_fd(), &path.name)?;
                 make(parent.fd.as_fd(), &path.name)?
             }
-            made => made?,
+            first => first?,
         };
         self.fresh.insert((parent.inode, path.name.clone()));
-        Ok(made)
+        Ok(result)
     }
 
     /// The inode of the folder `name`, made when it is not there.
@@ -237,10 +242,10 @@ impl Tree {
         match make() {
             Err(Errno::EXIST) if FileType::from_raw_mode(stat()?.st_mode) == FileType::Directory => {}
             Err(Errno::EXIST) => {
-                self.remove(&parent.fd.as_fd(), name)?;
+                self.remove(parent.fd.as_fd(), name)?;
                 make()?;
             }
-            made => made?,
+            first => first?,
         }
         Ok(stat()?.st_ino)
     }
@@ -299,7 +304,7 @@ impl Tree {
     }
 
     /// Removes the entry `name` with all that is below it.
-    fn remove(&mut self, folder: &BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    fn remove(&mut self, folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
         self.last = None;
         match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
             // Linux says ISDIR, POSIX says PERM.
@@ -309,7 +314,7 @@ impl Tree {
         let open = open_folder(folder, name)?;
         self.folders.remove(&rustix::fs::fstat(&open)?.st_ino);
         for name in names(&open)? {
-            self.remove(&open.as_fd(), &name)?;
+            self.remove(open.as_fd(), &name)?;
         }
         Ok(rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?)
     }
@@ -318,13 +323,13 @@ impl Tree {
     fn clear(&mut self, folder: &OwnedFd, inode: u64) -> io::Result<bool> {
         let mut stays = false;
         for name in names(folder)? {
-            stays |= self.clear_entry(&folder.as_fd(), inode, &name)?;
+            stays |= self.clear_entry(folder.as_fd(), inode, &name)?;
         }
         Ok(stays)
     }
 
     /// Removes what lower layers have at an entry; whether it stays.
-    fn clear_entry(&mut self, folder: &BorrowedFd<'_>, inode: u64, name: &[u8]) -> io::Result<bool> {
+    fn clear_entry(&mut self, folder: BorrowedFd<'_>, inode: u64, name: &[u8]) -> io::Result<bool> {
         let fresh = self.fresh.contains(&(inode, name.to_vec()));
         let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(false),
@@ -364,13 +369,13 @@ fn open_up(folder: &OwnedFd) -> io::Result<()> {
         let stat = rustix::fs::statat(folder, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             rustix::fs::chmodat(folder, name.as_slice(), Mode::from(0o700), AtFlags::empty())?;
-            open_up(&open_folder(&folder.as_fd(), &name)?)?;
+            open_up(&open_folder(folder.as_fd(), &name)?)?;
         }
     }
     Ok(())
 }
 
-fn open_folder(parent: &BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+fn open_folder(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?)
 }
@@ -416,10 +421,10 @@ fn times(meta: Meta) -> Timestamps {
     }
 }
 
-fn owner(uid: u32) -> Option<rustix::fs::Uid> {
-    Some(rustix::fs::Uid::from_raw(uid))
+fn owner(uid: u32) -> rustix::fs::Uid {
+    rustix::fs::Uid::from_raw(uid)
 }
 
-fn group(gid: u32) -> Option<rustix::fs::Gid> {
-    Some(rustix::fs::Gid::from_raw(gid))
+fn group(gid: u32) -> rustix::fs::Gid {
+    rustix::fs::Gid::from_raw(gid)
 }

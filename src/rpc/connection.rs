@@ -187,7 +187,7 @@ mod tests {
     use crate::{
         config::Settings,
         engine::{Engine, EngineError, Resources, Sandbox},
-        protocol::{EngineInfo, Isolation},
+        protocol::{EngineInfo, Isolation, MemoryGuard},
         runtime::{Runtime, Runtimes},
         session::Registry,
     };

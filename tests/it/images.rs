@@ -1,158 +1,24 @@
 //! The image store through the real binary: archives of a real Docker, and a real registry on loopback.
 
+mod fixture;
+mod registry;
+
 use std::{
-    collections::BTreeMap,
     fs,
-    io::{Read as _, Write as _},
+    io::Write as _,
     os::unix::{fs::MetadataExt as _, process::CommandExt as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Output, Stdio},
-    sync::OnceLock,
     time::Instant,
 };
 
 use cellblock::image::Store;
-use sha2::{Digest as _, Sha256};
 
-use crate::{
-    harness::{cellblock, eventually},
+use self::{
+    fixture::{docker, fixture, same_as_docker},
     registry::{PASSWORD, Registry, Throttle, USER, tool},
 };
-
-/// Every way for a layer to change what is below it, on an image of several thousand files.
-const DOCKERFILE: &str = r#"FROM debian:trixie-slim
-RUN mkdir -p /data/opaque/sub /data/swap /data/gone && echo 1 >/data/opaque/sub/old && echo 1 >/data/swap/f && \
-    echo 1 >/data/hard && ln /data/hard /data/hard2 && ln -s ../etc /data/etc && touch -d @1500000000 /data/hard
-RUN rm -rf /data/opaque /data/swap /data/gone /data/hard2 /usr/share/doc && mkdir /data/opaque && \
-    echo 2 >/data/opaque/new && ln -s hard /data/swap && cp /usr/bin/true /data/suid && chmod 6755 /data/suid && \
-    mkdir -m 0 /data/shut && chown 1000:1001 /data/opaque && mkfifo /data/fifo && truncate -s 20M /data/sparse
-ENV GREETING="hello there"
-WORKDIR /data
-USER 1000:1001
-"#;
-
-/// What Docker itself puts into a container, or we leave out on purpose.
-const NOT_COMPARED: [&str; 9] =
-    [".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/mtab", "dev", "proc", "sys", "data/fifo"];
-
-/// Everything of one file that a guest can see.
-type Seen = (char, u32, u64, u64, i64, String);
-
-struct Fixture {
-    /// `docker save`.
-    archive: PathBuf,
-    id: String,
-    exported: BTreeMap<String, Seen>,
-}
-
-fn docker(arguments: &[&str]) -> Vec<u8> {
-    let output = Command::new("docker").args(arguments).output().expect("docker is there: scripts/setup installs it");
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "docker {arguments:?} (scripts/setup brings what is missing): {text}");
-    output.stdout
-}
-
-/// An image of several layers, made by the real Docker, once for all tests.
-fn fixture() -> &'static Fixture {
-    static FIXTURE: OnceLock<Fixture> = OnceLock::new();
-    FIXTURE.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("images");
-        fs::create_dir_all(&folder).expect("a folder");
-        fs::write(folder.join("Dockerfile"), DOCKERFILE).expect("a file");
-        let name = "cellblock-test/layers:v1";
-        let context = folder.to_str().expect("plain");
-        docker(&["build", "--quiet", "--network=none", "--tag", name, "--file", &format!("{context}/Dockerfile"), context]);
-        let id = docker(&["image", "inspect", "--format", "{{.Id}}", name]);
-        let id = String::from_utf8_lossy(&id).trim().to_owned();
-        let archive = folder.join("saved.tar");
-        docker(&["save", "--output", archive.to_str().expect("plain"), name]);
-        let container = docker(&["create", name, "true"]);
-        let container = String::from_utf8_lossy(&container).trim().to_owned();
-        let exported = exported(&docker(&["export", &container]));
-        docker(&["rm", &container]);
-        docker(&["image", "rm", name]);
-        Fixture { archive, id, exported }
-    })
-}
-
-fn hash(bytes: &[u8]) -> String {
-    format!("{:?}", Sha256::digest(bytes))
-}
-
-fn compared(path: &str) -> bool {
-    let below = |top: &str| path == top || path.strip_prefix(top).is_some_and(|rest| rest.starts_with('/'));
-    !path.is_empty() && !NOT_COMPARED.into_iter().any(below)
-}
-
-/// What `docker export` says, hard links resolved; set-user-ID bits are ours to drop.
-fn exported(tar: &[u8]) -> BTreeMap<String, Seen> {
-    let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
-    for entry in tar::Archive::new(tar).entries().expect("a tar") {
-        let mut entry = entry.expect("a tar");
-        let path = String::from_utf8_lossy(&entry.path_bytes()).trim_matches('/').to_owned();
-        if !compared(&path) {
-            continue;
-        }
-        let header = entry.header().clone();
-        let target = entry.link_name_bytes().map(|target| String::from_utf8_lossy(&target).into_owned());
-        let (kind, content) = match header.entry_type() {
-            tar::EntryType::Directory => ('d', String::new()),
-            tar::EntryType::Symlink => ('l', target.expect("a target")),
-            tar::EntryType::Link => {
-                let linked = seen[target.expect("a target").trim_start_matches('/')].clone();
-                seen.insert(path, linked);
-                continue;
-            }
-            _ => {
-                let mut bytes = Vec::new();
-                entry.read_to_end(&mut bytes).expect("a tar");
-                ('f', hash(&bytes))
-            }
-        };
-        let mode = if kind == 'l' { 0o777 } else { header.mode().expect("a mode") & 0o1777 };
-        let number = |number: std::io::Result<u64>| number.expect("a number");
-        let time = i64::try_from(number(header.mtime())).expect("a time");
-        // Docker writes its own files into these two.
-        let time = if matches!(path.as_str(), "etc" | "dev") { 0 } else { time };
-        seen.insert(path, (kind, mode, number(header.uid()), number(header.gid()), time, content));
-    }
-    seen
-}
-
-fn unpacked(root: &Path) -> BTreeMap<String, Seen> {
-    let mut seen = BTreeMap::new();
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("readable") {
-            let path = entry.expect("readable").path();
-            let stat = path.symlink_metadata().expect("there");
-            let (kind, content) = if stat.is_dir() {
-                folders.push(path.clone());
-                ('d', String::new())
-            } else if stat.is_symlink() {
-                ('l', fs::read_link(&path).expect("a link").display().to_string())
-            } else {
-                ('f', hash(&fs::read(&path).expect("readable")))
-            };
-            let path = path.strip_prefix(root).expect("below").display().to_string();
-            if compared(&path) {
-                let time = if path == "etc" { 0 } else { stat.mtime() };
-                seen.insert(path, (kind, stat.mode() & 0o7777, stat.uid().into(), stat.gid().into(), time, content));
-            }
-        }
-    }
-    seen
-}
-
-#[track_caller]
-fn same_as_docker(root: &Path) {
-    let (ours, theirs) = (unpacked(root), &fixture().exported);
-    for (path, seen) in theirs {
-        assert_eq!(ours.get(path), Some(seen), "`{path}`");
-    }
-    let extra: Vec<_> = ours.keys().filter(|path| !theirs.contains_key(*path)).collect();
-    assert!(extra.is_empty() && theirs.len() > 1000, "{extra:?}");
-}
+use crate::harness::{cellblock, eventually};
 
 /// A fresh store.
 struct TestStore(tempfile::TempDir);
@@ -188,7 +54,11 @@ impl TestStore {
 
     fn names(&self) -> Vec<String> {
         let list: serde_json::Value = serde_json::from_str(&self.ok(&["list", "--json"])).expect("JSON");
-        list.as_array().expect("an array").iter().map(|one| one["reference"].as_str().expect("text").to_owned()).collect()
+        list.as_array()
+            .expect("an array")
+            .iter()
+            .map(|one| one["reference"].as_str().expect("text").to_owned())
+            .collect()
     }
 
     /// What is in one of its folders.
@@ -283,7 +153,8 @@ fn an_ordinary_user_has_a_store_too() {
     succeeded(&run(&["image", "import", "-"]));
     let store = folder.path().join("data/cellblock");
     assert_eq!(store.metadata().expect("made").mode() & 0o777, 0o700, "private to its user");
-    let root = fs::read_dir(store.join("roots")).expect("there").next().expect("one").expect("readable").path().join("rootfs");
+    let root =
+        fs::read_dir(store.join("roots")).expect("there").next().expect("one").expect("readable").path().join("rootfs");
     let stat = |name: &str| root.join(name).metadata().expect("there");
     assert_eq!(stat("data/shut").mode() & 0o777, 0o500, "the engine runs as the user and must get in");
     assert_eq!(stat("data/opaque").uid(), store.metadata().expect("made").uid(), "nobody else's files");
@@ -405,26 +276,29 @@ fn pulls_at_the_same_time_fetch_once() {
 
 #[test]
 fn an_image_in_use_loses_its_name_and_keeps_its_root() {
-    let test = TestStore::new();
-    test.ok(&["import", fixture().archive.to_str().expect("plain")]);
-    let store = Store::open(&test.path()).expect("a store");
+    let here = TestStore::new();
+    here.ok(&["import", fixture().archive.to_str().expect("plain")]);
+    let store = Store::open(&here.path()).expect("a store");
     let held = store.find("cellblock-test/layers:v1").expect("imported");
-    let (status, text) = test.error(&["rm", "cellblock-test/layer:v1"]);
+    let (status, text) = here.error(&["rm", "cellblock-test/layer:v1"]);
     assert!(status == 66 && text.contains("near it are `cellblock-test/layers:v1`"), "{status}: {text}");
-    test.ok(&["rm", "docker.io/cellblock-test/layers:v1"]);
-    assert!(test.names().is_empty());
+    here.ok(&["rm", "docker.io/cellblock-test/layers:v1"]);
+    assert!(here.names().is_empty());
     assert!(held.root.join("usr/bin/env").exists(), "a sandbox still runs on it");
     let error = store.find("cellblock-test/layers:v1").expect_err("no name").to_string();
-    assert!(error.contains("cellblock image pull cellblock-test/layers:v1") && error.contains("image import"), "{error}");
+    assert!(
+        error.contains("cellblock image pull cellblock-test/layers:v1") && error.contains("image import"),
+        "{error}"
+    );
     // The same image again, while the old one is held, is the old one.
-    test.ok(&["import", fixture().archive.to_str().expect("plain")]);
+    here.ok(&["import", fixture().archive.to_str().expect("plain")]);
     assert_eq!(store.find("cellblock-test/layers:v1").expect("again").root, held.root);
-    test.ok(&["rm", "cellblock-test/layers:v1"]);
+    here.ok(&["rm", "cellblock-test/layers:v1"]);
     let root = held.root.clone();
     drop(held);
-    test.ok(&["list"]);
+    here.ok(&["list"]);
     assert!(!root.exists());
-    test.holds_nothing();
+    here.holds_nothing();
 }
 
 #[test]

@@ -14,7 +14,6 @@ mod forgery;
 mod harness;
 mod images;
 mod posture;
-mod registry;
 mod runsc;
 mod setup;
 mod transport;

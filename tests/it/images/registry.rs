@@ -17,21 +17,21 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::harness::eventually;
 
-pub(crate) const USER: &str = "tester";
-pub(crate) const PASSWORD: &str = "s3cret";
+pub(super) const USER: &str = "tester";
+pub(super) const PASSWORD: &str = "s3cret";
 /// The two, as `htpasswd -B` writes them.
 const HTPASSWD: &str = "tester:$2y$04$TDc/LugOy9BEq9JqQxDTC.xmVH/bIEDCeJjeWHRtyk7pDSO98Xo2O\n";
 
 /// Debian's `docker-registry`; ends when dropped.
-pub(crate) struct Registry {
+pub(super) struct Registry {
     child: Child,
-    pub(crate) address: String,
+    pub(super) address: String,
     folder: tempfile::TempDir,
 }
 
 /// Runs a tool that the tests need and the program does not.
 #[track_caller]
-pub(crate) fn tool(name: &str, arguments: impl FnOnce(&mut Command) -> &mut Command) {
+pub(super) fn tool(name: &str, arguments: impl FnOnce(&mut Command) -> &mut Command) {
     let mut command = Command::new(name);
     let output = arguments(&mut command).output();
     let output = output.unwrap_or_else(|error| panic!("{name}: {error}; `apt-get install {name}` installs it"));
@@ -39,7 +39,7 @@ pub(crate) fn tool(name: &str, arguments: impl FnOnce(&mut Command) -> &mut Comm
 }
 
 impl Registry {
-    pub(crate) fn start() -> Self {
+    pub(super) fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let place = folder.path().display().to_string();
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
@@ -59,7 +59,7 @@ impl Registry {
     }
 
     /// Pushes an archive's image; its name.
-    pub(crate) fn push(&self, archive: &Path, name: &str) -> String {
+    pub(super) fn push(&self, archive: &Path, name: &str) -> String {
         let name = format!("{}/{name}", self.address);
         let source = format!("docker-archive:{}", archive.display());
         let login = format!("--dest-creds={USER}:{PASSWORD}");
@@ -71,13 +71,13 @@ impl Registry {
     }
 
     /// Pushes an archive's image; the size of its largest layer.
-    pub(crate) fn push_and_measure(&self, archive: &Path, name: &str) -> u64 {
+    pub(super) fn push_and_measure(&self, archive: &Path, name: &str) -> u64 {
         self.push(archive, name);
         self.largest_blob().metadata().expect("a blob").len()
     }
 
     /// The file of the largest layer.
-    pub(crate) fn largest_blob(&self) -> PathBuf {
+    pub(super) fn largest_blob(&self) -> PathBuf {
         let blobs = self.folder.path().join("docker/registry/v2/blobs/sha256");
         let below = |folder: &Path| {
             let entries = fs::read_dir(folder).expect("the registry's folders");
@@ -88,7 +88,7 @@ impl Registry {
     }
 
     /// What `docker login` would leave in its folder.
-    pub(crate) fn write_login(&self, folder: &Path) {
+    pub(super) fn write_login(&self, folder: &Path) {
         write_login(folder, &self.address);
     }
 }
@@ -103,18 +103,20 @@ impl Drop for Registry {
 fn write_login(folder: &Path, address: &str) {
     let auth = STANDARD.encode(format!("{USER}:{PASSWORD}"));
     let config = serde_json::json!({"auths": {address: {"auth": auth}}});
-    fs::create_dir_all(folder).and_then(|()| fs::write(folder.join("config.json"), config.to_string())).expect("a file");
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::write(folder.join("config.json"), config.to_string()))
+        .expect("a file");
 }
 
 /// Another address of a registry, which passes so many bytes a second from it and counts them.
-pub(crate) struct Throttle {
-    pub(crate) address: String,
+pub(super) struct Throttle {
+    pub(super) address: String,
     rate: Arc<AtomicU64>,
     bytes: Arc<AtomicU64>,
 }
 
 impl Throttle {
-    pub(crate) fn before(registry: &Registry, rate: u64) -> Self {
+    pub(super) fn before(registry: &Registry, rate: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
         let (rate, bytes) = (Arc::new(AtomicU64::new(rate)), Arc::new(AtomicU64::new(0)));
@@ -132,16 +134,16 @@ impl Throttle {
         Self { address, rate, bytes }
     }
 
-    pub(crate) fn set_rate(&self, rate: u64) {
+    pub(super) fn set_rate(&self, rate: u64) {
         self.rate.store(rate, Ordering::Relaxed);
     }
 
     /// How many bytes the registry has sent.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn write_login(&self, folder: &Path) {
+    pub(super) fn write_login(&self, folder: &Path) {
         write_login(folder, &self.address);
     }
 }
