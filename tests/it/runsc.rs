@@ -15,17 +15,20 @@ use crate::harness::{Sidecar, cellblock, eventually, processes, sandboxes};
 /// An ordinary user, who needs no entry in the machine's list.
 const USER: u32 = 1000;
 
-/// A sidecar that runs as an ordinary user, from a copy of the binary that this user may read.
+/// A sidecar that runs as an ordinary user, from copies of the binary and of root's image store that are this user's.
 fn rootless(arguments: &[&str]) -> (tempfile::TempDir, Sidecar) {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("ours");
-    let (binary, state) = (folder.path().join("cellblock"), folder.path().join("state"));
+    let [binary, state, store] = ["cellblock", "state", "store"].map(|name| folder.path().join(name));
     std::fs::copy(cellblock().get_program(), &binary).expect("copied");
     std::fs::create_dir(&state).expect("made");
-    std::os::unix::fs::chown(&state, Some(USER), Some(USER)).expect("these tests run as root");
+    let copied = Command::new("cp").args(["-a", "/var/lib/cellblock"]).arg(&store).status().expect("cp");
+    assert!(copied.success(), "root has no image store; `scripts/setup` fills it");
+    let owned = Command::new("chown").args(["-R", "1000:1000"]).args([&state, &store]).status().expect("chown");
+    assert!(owned.success(), "these tests run as root");
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "1000", "--regid", "1000", "--clear-groups"]).arg(&binary);
-    command.env("CELLBLOCK_ENGINE", "runsc").env("CELLBLOCK_IMAGE_STORE", "/var/lib/cellblock");
+    command.env("CELLBLOCK_ENGINE", "runsc").env("CELLBLOCK_IMAGE_STORE", &store);
     let sidecar = Sidecar::with_command(command, &state, arguments);
     (folder, sidecar)
 }
