@@ -24,7 +24,8 @@ test bench: export ENGINE := all
 
 test: setup lint ## everything: lint, unit tests, integration tests in real containers
 	cargo test --lib --bins --examples
-	cargo test --test it -- --test-threads=$(TEST_THREADS)
+	TEST_ENGINE=runsc cargo test --test it -- --test-threads=$(TEST_THREADS) --skip daemon::
+	TEST_ENGINE=docker cargo test --test it -- --test-threads=$(TEST_THREADS) $(addprefix --skip ,runsc:: compose:: images:: setup::)
 
 lint: ## format, clippy, documentation, dependencies, shell scripts
 	cargo fmt --check

@@ -58,7 +58,8 @@ impl Drop for Work {
 /// `NotFound` when it is not there and is not to be made.
 pub(super) fn attempt(path: &Path, make: bool, how: FlockOperation) -> io::Result<Option<File>> {
     loop {
-        let file = OpenOptions::new().read(true).write(true).create(make).truncate(false).open(path)?;
+        // A lock needs no right to write: a store that is mounted read-only serves all the same.
+        let file = OpenOptions::new().read(true).write(make).create(make).truncate(false).open(path)?;
         match rustix::fs::flock(&file, how) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),

@@ -220,7 +220,9 @@ mod tests {
     }
 
     fn server() -> Server {
-        let config = Settings::resolve("/nonexistent".into(), "/nonexistent".into(), Vec::new()).expect("the defaults are valid").config;
+        let config = Settings::resolve("/nonexistent".into(), "/nonexistent".into(), Vec::new())
+            .expect("the defaults are valid")
+            .config;
         let registry = Arc::new(Registry::new(Arc::new(NoEngine), config.policy()));
         Server::new(registry, Runtimes::builtin(), config, CancellationToken::new())
     }

@@ -1,12 +1,14 @@
 //! The integration tests: the real binary, real `runsc` sandboxes, a real Docker daemon.
 //!
-//! One suite for both engines: `TEST_ENGINE` says which (`runsc` by default). `runsc` holds what only that one can do.
+//! One suite for both engines: `TEST_ENGINE` says which (`runsc` by default). What only one can do is in `runsc` and
+//! `compose`, or in `daemon`; `images` and `setup` are about neither.
 //!
 //! Nothing is skipped: where a part is missing the first test fails and names the command that installs it.
 
 mod cells;
 mod chaos;
 mod cli;
+mod compose;
 mod daemon;
 mod document;
 mod endings;
