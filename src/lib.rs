@@ -26,9 +26,8 @@
 //! - A sandbox that is not measurably what the policy says never runs user code.
 //!
 //! And by absence: only `engine/docker` names bollard; only `rpc` and the error map name jsonrpsee; only
-//! `image/registry` names oci-client; only `main` and
-//! `cli` read the environment; nothing under `session` knows which engine runs; `session::state`, `posture`, `output`,
-//! `lines` and `engine/docker/spec` know no tokio runtime.
+//! `image/registry` names oci-client; only `main` and `cli` read the environment; nothing under `session` knows which
+//! engine runs; `session::state`, `posture`, `output`, `lines` and `engine/docker/spec` know no tokio runtime.
 
 pub mod cli;
 pub mod config;

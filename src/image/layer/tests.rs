@@ -2,14 +2,7 @@
 
 mod model;
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    io::Write as _,
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-    process::Command,
-};
+use std::{collections::BTreeSet, fs, io::Write as _, os::unix::fs::MetadataExt as _, path::Path, process::Command};
 
 use tar::{Builder, Header};
 use tempfile::TempDir;
