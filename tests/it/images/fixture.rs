@@ -77,7 +77,7 @@ pub(super) fn fixture() -> &'static Fixture {
         let exported = exported(&docker(&["export", &container]));
         docker(&["rm", &container]);
         docker(&["image", "rm", &name]);
-        Fixture { name, archive, id, exported }
+        Fixture { archive, name, id, exported }
     })
 }
 
