@@ -72,6 +72,10 @@ impl RunscEngine {
     /// When runsc is missing or starts no sandbox here.
     pub async fn connect(config: RunscConfig, store: Store, instance: Instance) -> Result<Self, EngineError> {
         let version = version(&config.program).await?;
+        // What a supervisor held when it ended can go now. A store that is mounted read-only is somebody else's to tidy.
+        if let Err(error) = store.collect() {
+            tracing::debug!(%error, "the image store was not tidied");
+        }
         let launcher = Launcher::new().map_err(|error| unusable(&config.program, &error))?;
         let folder = instance.make_private_folder().map_err(|error| EngineError::Unsupported(error.to_string()))?;
         let root = rustix::process::geteuid().is_root();

@@ -92,8 +92,8 @@ fn failed(output: &Output) -> (i32, String) {
 fn archives_of_every_kind_unpack_to_what_docker_exports() {
     let (store, fixture) = (TestStore::new(), fixture());
     let saved = fixture.archive.to_str().expect("plain");
-    assert_eq!(store.ok(&["import", saved]), format!("cellblock-test/layers:v1 {}\n", fixture.id));
-    let image = Store::open(&store.path()).and_then(|store| store.find("cellblock-test/layers:v1")).expect("imported");
+    assert_eq!(store.ok(&["import", saved]), format!("{} {}\n", fixture.name, fixture.id));
+    let image = Store::open(&store.path()).and_then(|store| store.find(&fixture.name)).expect("imported");
     same_as_docker(&image.root);
     assert_eq!(image.digest, fixture.id);
     assert!(image.config.env.contains(&"GREETING=hello there".to_owned()), "{:?}", image.config);
@@ -106,7 +106,7 @@ fn archives_of_every_kind_unpack_to_what_docker_exports() {
     succeeded(&store.command(&["import", "-", "--name", "again"]).stdin(pipe).output().expect("runs"));
     assert!(gzip.wait().expect("ends").success());
     assert_eq!(store.entries("roots").len(), 1);
-    assert_eq!(store.names(), ["again:latest", "cellblock-test/layers:v1"]);
+    assert_eq!(store.names(), ["again:latest", &fixture.name]);
 
     let folder = tempfile::tempdir().expect("a folder");
     let place = folder.path().display();
@@ -163,7 +163,7 @@ fn an_ordinary_user_has_a_store_too() {
         let error = failed(&cellblock().args(["image", "list", "--store"]).arg(&store).output().expect("runs")).1;
         assert!(error.contains("belongs to user 54321") && error.contains("--store"), "{error}");
     }
-    succeeded(&run(&["image", "rm", "cellblock-test/layers:v1"]));
+    succeeded(&run(&["image", "rm", &fixture().name]));
     assert_eq!(fs::read_dir(store.join("roots")).expect("there").count(), 0, "unwritable folders go too");
 }
 
@@ -276,24 +276,21 @@ fn pulls_at_the_same_time_fetch_once() {
 
 #[test]
 fn an_image_in_use_loses_its_name_and_keeps_its_root() {
-    let here = TestStore::new();
+    let (here, name) = (TestStore::new(), fixture().name.as_str());
     here.ok(&["import", fixture().archive.to_str().expect("plain")]);
     let store = Store::open(&here.path()).expect("a store");
-    let held = store.find("cellblock-test/layers:v1").expect("imported");
-    let (status, text) = here.error(&["rm", "cellblock-test/layer:v1"]);
-    assert!(status == 66 && text.contains("near it are `cellblock-test/layers:v1`"), "{status}: {text}");
-    here.ok(&["rm", "docker.io/cellblock-test/layers:v1"]);
+    let held = store.find(name).expect("imported");
+    let (status, text) = here.error(&["rm", &name.replace("layers", "layer")]);
+    assert!(status == 66 && text.contains(&format!("near it are `{name}`")), "{status}: {text}");
+    here.ok(&["rm", &format!("docker.io/{name}")]);
     assert!(here.names().is_empty());
     assert!(held.root.join("usr/bin/env").exists(), "a sandbox still runs on it");
-    let error = store.find("cellblock-test/layers:v1").expect_err("no name").to_string();
-    assert!(
-        error.contains("cellblock image pull cellblock-test/layers:v1") && error.contains("image import"),
-        "{error}"
-    );
+    let error = store.find(name).expect_err("no name").to_string();
+    assert!(error.contains(&format!("cellblock image pull {name}")) && error.contains("image import"), "{error}");
     // The same image again, while the old one is held, is the old one.
     here.ok(&["import", fixture().archive.to_str().expect("plain")]);
-    assert_eq!(store.find("cellblock-test/layers:v1").expect("again").root, held.root);
-    here.ok(&["rm", "cellblock-test/layers:v1"]);
+    assert_eq!(store.find(name).expect("again").root, held.root);
+    here.ok(&["rm", name]);
     let root = held.root.clone();
     drop(held);
     here.ok(&["list"]);
@@ -309,7 +306,7 @@ fn finding_an_image_costs_next_to_nothing() {
     let mut times: Vec<_> = (0..200)
         .map(|_| {
             let start = Instant::now();
-            store.find("cellblock-test/layers:v1").expect("imported");
+            store.find(&fixture().name).expect("imported");
             start.elapsed()
         })
         .collect();
@@ -329,9 +326,10 @@ fn archives_that_are_no_use_say_why() {
     header.set_cksum();
     tar.append_data(&mut header, "etc/hostname", &b""[..]).expect("written");
     tar.finish().expect("written");
-    docker(&["import", "--platform", "linux/s390x", &path("rootfs.tar"), "cellblock-test/foreign"]);
-    docker(&["save", "--output", &path("foreign.tar"), "cellblock-test/foreign"]);
-    docker(&["image", "rm", "cellblock-test/foreign"]);
+    let foreign = format!("cellblock-test/foreign:{}", std::process::id());
+    docker(&["import", "--platform", "linux/s390x", &path("rootfs.tar"), &foreign]);
+    docker(&["save", "--output", &path("foreign.tar"), &foreign]);
+    docker(&["image", "rm", &foreign]);
     let saved = fixture().archive.display().to_string();
     for (arguments, status, part) in [
         (vec!["import", "/nowhere.tar"], 74, "/nowhere.tar"),
@@ -368,5 +366,5 @@ fn a_terminal_gets_bars_and_a_table() {
     let table = store.ok(&["list"]);
     let lines: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0], ["NAME", "DIGEST", "SIZE", "AGE"]);
-    assert_eq!(lines[1][..2], ["cellblock-test/layers:v1", &fixture().id["sha256:".len()..][..12]]);
+    assert_eq!(lines[1][..2], [&fixture().name, &fixture().id["sha256:".len()..][..12]]);
 }

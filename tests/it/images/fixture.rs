@@ -34,6 +34,8 @@ type Seen = (char, u32, u64, u64, i64, String);
 pub(super) struct Fixture {
     /// `docker save`.
     pub(super) archive: PathBuf,
+    /// The name it was saved under.
+    pub(super) name: String,
     /// The image's id, as Docker has it.
     pub(super) id: String,
     exported: BTreeMap<String, Seen>,
@@ -53,28 +55,29 @@ pub(super) fn fixture() -> &'static Fixture {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("images");
         fs::create_dir_all(&folder).expect("a folder");
         fs::write(folder.join("Dockerfile"), DOCKERFILE).expect("a file");
-        let name = "cellblock-test/layers:v1";
+        // Its own, as other checkouts may run the same tests with the same Docker.
+        let name = format!("cellblock-test/layers:{}", std::process::id());
         let context = folder.to_str().expect("plain");
         docker(&[
             "build",
             "--quiet",
             "--network=none",
             "--tag",
-            name,
+            &name,
             "--file",
             &format!("{context}/Dockerfile"),
             context,
         ]);
-        let id = docker(&["image", "inspect", "--format", "{{.Id}}", name]);
+        let id = docker(&["image", "inspect", "--format", "{{.Id}}", &name]);
         let id = String::from_utf8_lossy(&id).trim().to_owned();
         let archive = folder.join("saved.tar");
-        docker(&["save", "--output", archive.to_str().expect("plain"), name]);
-        let container = docker(&["create", name, "true"]);
+        docker(&["save", "--output", archive.to_str().expect("plain"), &name]);
+        let container = docker(&["create", &name, "true"]);
         let container = String::from_utf8_lossy(&container).trim().to_owned();
         let exported = exported(&docker(&["export", &container]));
         docker(&["rm", &container]);
-        docker(&["image", "rm", name]);
-        Fixture { archive, id, exported }
+        docker(&["image", "rm", &name]);
+        Fixture { archive, name, id, exported }
     })
 }
 
