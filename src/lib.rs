@@ -27,7 +27,6 @@
 //! - A sandbox that is not measurably what the policy says never runs user code.
 //!
 //! And by absence: only `engine/docker` names bollard; only `rpc` and the error map name jsonrpsee; only
-//! And by absence: only `engine/docker` names bollard; only `rpc` and the error map name jsonrpsee; only
 //! `image/registry` names oci-client; only `main` and `cli` read the environment; nothing under `session` knows which
 //! engine runs; `session::state`, `posture`, `output`, `lines`, `engine/hardening`, `engine/seccomp`,
 //! `engine/docker/spec` and `engine/runsc/bundle` know no tokio runtime.

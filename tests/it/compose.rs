@@ -47,8 +47,15 @@ impl Stack {
         output
     }
 
+    /// The id of a service's container.
+    fn container(&self, service: &str) -> String {
+        String::from_utf8_lossy(&self.run(&["ps", "--all", "--quiet", service]).stdout).trim().to_owned()
+    }
+
+    /// What it printed; `docker compose logs` would mix control sequences in.
     fn logs(&self, service: &str) -> String {
-        String::from_utf8_lossy(&self.run(&["logs", "--no-log-prefix", service]).stdout).into_owned()
+        let output = Command::new("docker").args(["logs", &self.container(service)]).output().expect("docker");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// What `docker ps -a`, volumes and networks still know of it.
@@ -75,8 +82,7 @@ fn an_unprivileged_container_serves_an_application_over_a_shared_socket() {
     eventually("the application's end", || stack.logs("app").contains("the sum is"));
     assert_eq!(stack.logs("app"), "strong posture: True\nthe sum is 45\n");
 
-    let id = String::from_utf8_lossy(&stack.run(&["ps", "--quiet", "cellblock"]).stdout).trim().to_owned();
-    let inspected = Command::new("docker").args(["inspect", &id]).output().expect("docker");
+    let inspected = Command::new("docker").args(["inspect", &stack.container("cellblock")]).output().expect("docker");
     let inspected: Value = serde_json::from_slice(&inspected.stdout).expect("JSON");
     let (host, mounts) = (&inspected[0]["HostConfig"], inspected[0]["Mounts"].to_string());
     assert_eq!((&host["Privileged"], &host["CapAdd"]), (&Value::Bool(false), &Value::Null));
