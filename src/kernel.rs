@@ -5,14 +5,17 @@
 
 pub mod wire;
 
-use std::{io, pin::Pin};
+use std::{collections::BTreeMap, io, pin::Pin};
 
 use futures_util::StreamExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::codec::FramedRead;
 
-use crate::lines::{Frame, LineDecoder};
-use wire::{Done, FromKernel, KERNEL_PROTOCOL, MAX_KERNEL_LINE, Ready, StreamName, ToKernel};
+use crate::{
+    lines::{Frame, LineDecoder},
+    protocol::Value,
+};
+use wire::{Capability, Done, FileReply, FromKernel, KERNEL_PROTOCOL, MAX_KERNEL_LINE, Ready, StreamName, ToKernel};
 
 /// A kernel that greeted us.
 pub struct Kernel {
@@ -20,6 +23,26 @@ pub struct Kernel {
     lines: FramedRead<Box<dyn AsyncRead + Send + Unpin>, LineDecoder>,
     /// The cell that runs; messages about any other break the protocol.
     running: Option<String>,
+    capabilities: Vec<String>,
+    /// Numbers the commands that are answered between cells.
+    asked: u64,
+}
+
+/// A cell as its kernel gets it.
+#[derive(Clone, Copy, Debug)]
+pub struct Execute<'a> {
+    /// Unique within the session.
+    pub cell: &'a str,
+    /// The execution count, from 1.
+    pub count: u64,
+    /// The source.
+    pub code: &'a str,
+    /// Bound of each text of the result and of the error, bytes.
+    pub max_value: usize,
+    /// Bound of what a bundle holds beside its text, bytes.
+    pub max_media: usize,
+    /// What its standard input holds.
+    pub stdin: Option<&'a str>,
 }
 
 /// What a kernel did.
@@ -27,6 +50,8 @@ pub struct Kernel {
 pub enum Event {
     /// The running cell, or a child of it, wrote.
     Output(StreamName, Vec<u8>),
+    /// The running cell displayed something.
+    Display(Value),
     /// The running cell is over.
     Done(Box<Done>),
     /// It answered a ping.
@@ -54,11 +79,15 @@ impl Kernel {
         source: &str,
     ) -> Result<(Self, Ready), String> {
         let lines = FramedRead::new(stdout, LineDecoder::new(MAX_KERNEL_LINE));
-        let mut kernel = Self { stdin: Box::into_pin(stdin as Box<dyn AsyncWrite + Send>), lines, running: None };
+        let stdin = Box::into_pin(stdin as Box<dyn AsyncWrite + Send>);
+        let mut kernel = Self { stdin, lines, running: None, capabilities: Vec::new(), asked: 0 };
         let bootstrap = format!("{}\n{source}", source.len());
         kernel.write(bootstrap.as_bytes()).await.map_err(|error| format!("its standard input: {error}"))?;
         match kernel.message().await {
-            Ok(FromKernel::Ready(ready)) if ready.protocol == KERNEL_PROTOCOL => Ok((kernel, ready)),
+            Ok(FromKernel::Ready(ready)) if ready.protocol == KERNEL_PROTOCOL => {
+                kernel.capabilities.clone_from(&ready.capabilities);
+                Ok((kernel, ready))
+            }
             Ok(FromKernel::Ready(ready)) => {
                 Err(format!("the kernel speaks protocol {}, this supervisor {KERNEL_PROTOCOL}", ready.protocol))
             }
@@ -68,13 +97,51 @@ impl Kernel {
         }
     }
 
+    /// Whether it can do this.
+    pub fn can(&self, capability: Capability) -> bool {
+        self.capabilities.iter().any(|name| name == capability.name())
+    }
+
     /// Hands over a cell; none may be running.
     ///
     /// # Errors
     /// When the kernel's input is closed.
-    pub async fn execute(&mut self, cell: &str, count: u64, code: &str, max_value: usize) -> io::Result<()> {
+    pub async fn execute(&mut self, cell: Execute<'_>) -> io::Result<()> {
+        let Execute { cell, count, code, max_value, max_media, stdin } = cell;
         self.running = Some(cell.to_owned());
-        self.send(&ToKernel::Execute { cell, count, code, max_value }).await
+        self.send(&ToKernel::Execute { cell, count, code, max_value, max_media, stdin }).await
+    }
+
+    /// Sets environment variables; no cell may be running.
+    ///
+    /// # Errors
+    /// What the kernel did instead of answering.
+    pub async fn configure(&mut self, env: &BTreeMap<String, String>) -> Result<(), Event> {
+        let id = self.next_id();
+        self.send(&ToKernel::Configure { id: &id, env }).await.map_err(|_| Event::Gone)?;
+        match self.message().await? {
+            FromKernel::Pong { id: answered } if answered == id => Ok(()),
+            _ => Err(Event::Broken("something else than the answer to `configure`")),
+        }
+    }
+
+    /// Sends one file command that carries `id`, and waits for its answer; no cell may be running.
+    /// Not cancel-safe: a kernel whose answer was not waited for is of no more use.
+    ///
+    /// # Errors
+    /// What the kernel did instead of answering.
+    pub async fn file(&mut self, id: &str, command: &ToKernel<'_>) -> Result<FileReply, Event> {
+        self.send(command).await.map_err(|_| Event::Gone)?;
+        match self.message().await? {
+            FromKernel::File(reply) if reply.id == id => Ok(reply),
+            _ => Err(Event::Broken("something else than the answer to a file command")),
+        }
+    }
+
+    /// An id for a command that is answered between cells.
+    pub fn next_id(&mut self) -> String {
+        self.asked += 1;
+        format!("q{}", self.asked)
     }
 
     /// Asks for a sign of life.
@@ -96,15 +163,19 @@ impl Kernel {
                         Event::Output(name, bytes)
                     })
             }
+            Ok(FromKernel::Display(display)) if self.running.as_deref() == Some(&display.cell) => {
+                Event::Display(display.value)
+            }
             Ok(FromKernel::Done(done)) if self.running.as_deref() == Some(&done.cell) => {
                 self.running = None;
                 Event::Done(done)
             }
             Ok(FromKernel::Pong { id }) => Event::Pong(id),
             Ok(FromKernel::Ready(_)) => Event::Broken("a second `ready`"),
-            Ok(FromKernel::Stream(_) | FromKernel::Done(_)) => {
+            Ok(FromKernel::Stream(_) | FromKernel::Display(_) | FromKernel::Done(_)) => {
                 Event::Broken("a message about a cell that is not running")
             }
+            Ok(FromKernel::File(_)) => Event::Broken("an answer to a file command that nobody sent"),
             Err(event) => event,
         }
     }

@@ -7,6 +7,10 @@ mod connection;
 mod dispatch;
 pub mod listen;
 mod methods;
+mod outbox;
+mod pipes;
+mod stream;
+mod wanted;
 
 use std::sync::Arc;
 

@@ -20,6 +20,9 @@ pub struct Runtime {
     pub image: String,
     /// The bootstrap: reads the kernel's source from descriptor 0 as `protocol.md` says, and runs it.
     pub command: Vec<String>,
+    /// A cell that calls `main` with the JSON text that the string literal `{arguments}` holds, where `main` can be
+    /// called; its value's `application/json` is `{"called": true, "value": ..}`.
+    pub call: Option<String>,
     /// The kernel's source.
     #[serde(skip)]
     pub kernel: &'static str,
@@ -30,7 +33,7 @@ pub struct Runtime {
 pub struct Runtimes(Vec<Runtime>);
 
 /// A runtime that nobody knows; the message lists the known ones.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("there is no runtime `{wanted}`; known: {known}")]
 pub struct UnknownRuntime {
     wanted: String,

@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{CellError, Value};
+use crate::protocol::{CellError, Entry, Value};
 
 /// The version both sides speak.
 pub const KERNEL_PROTOCOL: u32 = 1;
 /// The longest line in either direction, in bytes.
 pub const MAX_KERNEL_LINE: usize = 8 << 20;
+/// The most bytes of one file command.
+pub const MAX_FILE_CHUNK: usize = 1 << 20;
 /// What a kernel reports of its sandbox before any user code runs.
 pub const PROBE_PATHS: [&str; 4] = ["/proc/version", "/proc/self/status", "/proc/self/mounts", "/proc/net/dev"];
 
@@ -30,12 +32,96 @@ pub enum ToKernel<'a> {
         code: &'a str,
         /// Bound of each text of the result and of the error, bytes.
         max_value: usize,
+        /// Bound of what a bundle holds beside its text, bytes.
+        max_media: usize,
+        /// What its standard input holds.
+        stdin: Option<&'a str>,
     },
     /// Answer `pong` when idle.
     Ping {
         /// Comes back in the `pong`.
         id: &'a str,
     },
+    /// Set environment variables; only while no cell runs. Answered with `pong`.
+    Configure {
+        /// Comes back in the `pong`.
+        id: &'a str,
+        /// Names and values.
+        env: &'a BTreeMap<String, String>,
+    },
+    /// Read a range of a file.
+    #[serde(rename = "file.read")]
+    FileRead {
+        /// Comes back in the `file`.
+        id: &'a str,
+        /// Below `/workspace`.
+        path: &'a str,
+        /// From where, bytes.
+        offset: u64,
+        /// How much, at most [`MAX_FILE_CHUNK`].
+        length: usize,
+    },
+    /// Write a range of a file.
+    #[serde(rename = "file.write")]
+    FileWrite {
+        /// Comes back in the `file`.
+        id: &'a str,
+        /// Below `/workspace`.
+        path: &'a str,
+        /// To where, bytes.
+        offset: u64,
+        /// Whether the file is cut to `offset` first.
+        truncate: bool,
+        /// Base64 of at most [`MAX_FILE_CHUNK`] bytes.
+        data: &'a str,
+    },
+    /// List a folder.
+    #[serde(rename = "file.list")]
+    FileList {
+        /// Comes back in the `file`.
+        id: &'a str,
+        /// `/workspace` or below it.
+        path: &'a str,
+        /// Whether folders below it are listed too.
+        recursive: bool,
+        /// How many entries at most.
+        max: usize,
+    },
+    /// Delete a file or a folder.
+    #[serde(rename = "file.delete")]
+    FileDelete {
+        /// Comes back in the `file`.
+        id: &'a str,
+        /// Below `/workspace`.
+        path: &'a str,
+        /// Whether a folder goes with what it holds.
+        recursive: bool,
+    },
+}
+
+/// What a kernel may be able to do beyond cells and streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capability {
+    /// Displays.
+    Display,
+    /// Standard input of a cell.
+    Stdin,
+    /// Environment variables.
+    Configure,
+    /// File commands.
+    Files,
+}
+
+impl Capability {
+    /// Its name in `ready`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Display => "display",
+            Self::Stdin => "stdin",
+            Self::Configure => "configure",
+            Self::Files => "files",
+        }
+    }
 }
 
 /// Kernel to supervisor.
@@ -46,8 +132,12 @@ pub enum FromKernel {
     Ready(Ready),
     /// Bytes that the cell or its children wrote.
     Stream(Stream),
+    /// What the cell displayed.
+    Display(Display),
     /// The cell is over.
     Done(Box<Done>),
+    /// The answer to a file command.
+    File(FileReply),
     /// The kernel is idle and alive.
     Pong {
         /// The `ping`'s id.
@@ -66,6 +156,70 @@ pub struct Ready {
     pub version: String,
     /// The texts of [`PROBE_PATHS`]; null where one cannot be read.
     pub probe: BTreeMap<String, Option<String>>,
+    /// The names of what it can do; unknown ones are ignored.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+}
+
+/// A displayed bundle.
+#[derive(Debug, Deserialize)]
+pub struct Display {
+    /// The running cell.
+    pub cell: String,
+    /// The bundle.
+    #[serde(flatten)]
+    pub value: Value,
+}
+
+/// The answer to a file command: what the command promises, or `error`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct FileReply {
+    /// The command's.
+    pub id: String,
+    /// What was read, base64.
+    pub data: Option<String>,
+    /// The file's whole size, bytes.
+    pub size: Option<u64>,
+    /// What was listed.
+    pub entries: Option<Vec<Entry>>,
+    /// Whether there was more to list.
+    pub truncated: bool,
+    /// Why it could not be done.
+    pub error: Option<FileFailure>,
+}
+
+/// Why a file command could not be done.
+#[derive(Debug, Deserialize)]
+pub struct FileFailure {
+    /// The kind.
+    pub code: FileErrorCode,
+    /// In words, of the sandbox's making.
+    pub message: String,
+}
+
+/// The kinds of a file command's failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileErrorCode {
+    /// Nothing is there.
+    NotFound,
+    /// A folder is there.
+    IsDirectory,
+    /// Neither a regular file nor, where one is wanted, a folder.
+    NotAFile,
+    /// The path leads out of `/workspace`.
+    Outside,
+    /// The disk is full.
+    NoSpace,
+    /// Larger than can be.
+    TooLarge,
+    /// A folder that holds something, and `recursive` was not asked for.
+    NotEmpty,
+    /// Not permitted.
+    Denied,
+    /// Anything else.
+    Io,
 }
 
 /// A chunk of captured output.

@@ -10,25 +10,25 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, future::join_all};
-use serde_json::value::RawValue;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
-    sync::{Semaphore, mpsc},
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
+    task::JoinHandle,
 };
 use tokio_util::{codec::FramedRead, sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Server,
     dispatch::{self, InFlight},
+    outbox::{Outbox, outbox},
 };
 use crate::{
     error::Error,
     lines::{Frame, LineDecoder},
-    session::Session,
+    protocol::{CloseReason, SessionClosed},
+    session::{Registry, Session},
 };
 
-/// Answers that wait for the writer; then requests wait, then reading stops.
-const ANSWERS: usize = 64;
 /// Requests in flight on one connection.
 const MAX_IN_FLIGHT: usize = 1024;
 /// Bytes of request lines in flight on one connection, in lines of the maximal length.
@@ -37,35 +37,87 @@ const LINES_IN_FLIGHT: usize = 4;
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
 /// What a connection's requests share; clones are the same connection.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Connection(Arc<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
-    sessions: Mutex<BTreeMap<String, Session>>,
+    registry: Arc<Registry>,
+    sessions: Mutex<BTreeMap<String, Held>>,
     in_flight: InFlight,
     token: CancellationToken,
+    /// Cancelled when nothing more is done for this client.
+    gone: CancellationToken,
+    outbox: Outbox,
+}
+
+/// A session that this connection holds.
+#[derive(Debug)]
+struct Held {
+    session: Session,
+    hold: u64,
+    /// Sends `session.closed` when it is over.
+    watcher: JoinHandle<()>,
 }
 
 impl Connection {
-    /// The session with this id, if this connection made it.
+    fn new(registry: Arc<Registry>, outbox: Outbox) -> Self {
+        Self(Arc::new(Inner {
+            registry,
+            sessions: Mutex::default(),
+            in_flight: InFlight::default(),
+            token: CancellationToken::new(),
+            gone: CancellationToken::new(),
+            outbox,
+        }))
+    }
+
+    /// The session with this id, if this connection holds it.
     pub(super) fn session(&self, id: &str) -> Result<Session, Error> {
-        self.sessions().get(id).cloned().ok_or_else(|| Error::NoSession(id.to_owned()))
+        let sessions = self.sessions();
+        let held = sessions.get(id).filter(|held| held.session.is_held_by(held.hold));
+        match held {
+            Some(held) => Ok(held.session.clone()),
+            None => Err(self.0.registry.missing(id)),
+        }
     }
 
-    /// Takes up a session.
-    pub(super) fn insert(&self, session: Session) {
-        self.sessions().insert(session.id().to_owned(), session);
+    /// Takes a session up; whoever held it is told so.
+    ///
+    /// # Errors
+    /// When the connection ends: the session is not held then.
+    pub(super) fn hold(&self, session: &Session) -> Result<(), Error> {
+        let mut sessions = self.sessions();
+        if self.0.gone.is_cancelled() {
+            return Err(Error::ShuttingDown);
+        }
+        let hold = session.hold();
+        let (connection, id, number) = (self.clone(), session.id().to_owned(), hold.number());
+        let watcher = tokio::spawn(async move {
+            let Some(reason) = hold.over().await else { return };
+            connection.forget(&id, number);
+            connection.outbox().notify("session.closed", SessionClosed { session_id: &id, reason }).await;
+        });
+        sessions.insert(session.id().to_owned(), Held { session: session.clone(), hold: number, watcher });
+        Ok(())
     }
 
-    /// Forgets a session.
-    pub(super) fn remove(&self, id: &str) -> Result<Session, Error> {
-        self.sessions().remove(id).ok_or_else(|| Error::NoSession(id.to_owned()))
+    /// Closes a session and waits until it is gone and the client was told.
+    pub(super) async fn close(&self, id: &str, reason: CloseReason) -> Result<(), Error> {
+        let session = self.session(id)?;
+        let held = self.sessions().remove(id);
+        session.close(reason).await;
+        if let Some(held) = held {
+            let _ = held.watcher.await;
+        }
+        Ok(())
     }
 
-    /// All of them, oldest first.
+    /// All sessions that it holds, oldest first.
     pub(super) fn all(&self) -> Vec<Session> {
-        let mut sessions: Vec<_> = self.sessions().values().cloned().collect();
+        let sessions = self.sessions();
+        let held = sessions.values().filter(|held| held.session.is_held_by(held.hold));
+        let mut sessions: Vec<_> = held.map(|held| held.session.clone()).collect();
         sessions.sort_by_key(Session::number);
         sessions
     }
@@ -79,8 +131,37 @@ impl Connection {
         &self.0.token
     }
 
-    fn sessions(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Session>> {
+    /// Cancelled when nothing more is done for this client.
+    pub(super) fn gone(&self) -> &CancellationToken {
+        &self.0.gone
+    }
+
+    pub(super) fn outbox(&self) -> &Outbox {
+        &self.0.outbox
+    }
+
+    /// Forgets a session if it is still held by this hold.
+    fn forget(&self, id: &str, hold: u64) {
+        let mut sessions = self.sessions();
+        if sessions.get(id).is_some_and(|held| held.hold == hold) {
+            sessions.remove(id);
+        }
+    }
+
+    fn sessions(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Held>> {
         self.0.sessions.lock().expect("no holder panics")
+    }
+
+    /// Lets go of every session: closes those that belong to their connection, and leaves those that outlive it.
+    async fn leave(&self) {
+        self.0.gone.cancel();
+        let (detached, own): (Vec<_>, Vec<_>) = self.all().into_iter().partition(Session::detach);
+        for session in detached {
+            if let Some(held) = self.sessions().remove(session.id()) {
+                held.watcher.abort();
+            }
+        }
+        join_all(own.iter().map(|session| self.close(session.id(), CloseReason::Shutdown))).await;
     }
 }
 
@@ -90,11 +171,10 @@ pub(super) async fn serve(
     reader: impl AsyncRead + Unpin,
     writer: impl AsyncWrite + Unpin + Send + 'static,
 ) {
-    let connection = Connection::default();
-    let (answers, outbox) = mpsc::channel(ANSWERS);
-    let writing = tokio::spawn(write(writer, outbox));
+    let (answers, waiting) = outbox();
+    let connection = Connection::new(Arc::clone(&server.registry), answers.clone());
+    let mut writing = tokio::spawn(waiting.write(writer));
     let requests = TaskTracker::new();
-    let max_line = server.config.max_line.0;
     read(&server, &connection, &requests, &answers, reader).await;
 
     requests.close();
@@ -102,11 +182,12 @@ pub(super) async fn serve(
     if drained.is_err() {
         tracing::warn!("requests were still in flight at the end of input; their sessions are closed");
     }
-    join_all(connection.all().iter().map(Session::close)).await;
+    connection.leave().await;
     let _ = tokio::time::timeout(CLOSE_WAIT, requests.wait()).await;
-    drop(answers);
-    if tokio::time::timeout(CLOSE_WAIT, writing).await.is_err() {
-        tracing::warn!(max_line, "the client does not read its last answers");
+    drop((answers, connection));
+    if tokio::time::timeout(CLOSE_WAIT, &mut writing).await.is_err() {
+        tracing::warn!("the client does not read its last answers");
+        writing.abort();
     }
 }
 
@@ -114,7 +195,7 @@ async fn read(
     server: &Server,
     connection: &Connection,
     requests: &TaskTracker,
-    answers: &mpsc::Sender<Box<RawValue>>,
+    answers: &Outbox,
     reader: impl AsyncRead + Unpin,
 ) {
     let max_line = usize::try_from(server.config.max_line.0).unwrap_or(usize::MAX);
@@ -131,7 +212,7 @@ async fn read(
             None => return,
             Some(Err(error)) => return tracing::debug!(%error, "the connection broke"),
             Some(Ok(Frame::TooLong)) => {
-                let _ = answers.send(dispatch::too_long(server.config.max_line.0)).await;
+                answers.send(dispatch::too_long(server.config.max_line.0)).await;
                 continue;
             }
             Some(Ok(Frame::Line(line))) if line.iter().all(u8::is_ascii_whitespace) => continue,
@@ -140,7 +221,7 @@ async fn read(
         let size = u32::try_from(line.len()).unwrap_or(u32::MAX);
         let permit = Arc::clone(&bytes_in_flight).try_acquire_many_owned(size);
         let (Ok(permit), true) = (permit, requests.len() < MAX_IN_FLIGHT) else {
-            let _ = answers.send(dispatch::busy(&line)).await;
+            answers.send(dispatch::busy(&line)).await;
             continue;
         };
         let mut answer = dispatch::line(server, connection, &line);
@@ -148,32 +229,16 @@ async fn read(
         // The first poll happens here, in the order of the lines (see `dispatch`).
         if let std::task::Poll::Ready(answer) = futures_util::poll!(answer.as_mut()) {
             if let Some(answer) = answer {
-                let _ = answers.send(answer).await;
+                answers.send(answer).await;
             }
             continue;
         }
         let answers = answers.clone();
         requests.spawn(async move {
             if let Some(answer) = answer.await {
-                let _ = answers.send(answer).await;
+                answers.send(answer).await;
             }
             drop(permit);
         });
-    }
-}
-
-/// The only task that writes to the client.
-async fn write(mut writer: impl AsyncWrite + Unpin, mut outbox: mpsc::Receiver<Box<RawValue>>) {
-    while let Some(answer) = outbox.recv().await {
-        let mut line = Vec::with_capacity(answer.get().len() + 1);
-        line.extend_from_slice(answer.get().as_bytes());
-        line.push(b'\n');
-        let written = async {
-            writer.write_all(&line).await?;
-            writer.flush().await
-        };
-        if let Err(error) = written.await {
-            return tracing::debug!(%error, "the client is gone");
-        }
     }
 }
