@@ -204,7 +204,8 @@ mod tests {
             let mut live = LiveText::new(1000);
             let mut text: String = chunks.iter().filter_map(|chunk| live.push(chunk.clone())).collect();
             text.extend(live.finish());
-            prop_assert_eq!(text, String::from_utf8_lossy(&chunks.concat()));
+            let all = chunks.concat();
+            prop_assert_eq!(text, String::from_utf8_lossy(&all));
         }
 
         #[test]

@@ -171,9 +171,9 @@ pub(super) async fn serve(
     reader: impl AsyncRead + Unpin,
     writer: impl AsyncWrite + Unpin + Send + 'static,
 ) {
-    let (answers, waiting) = outbox();
+    let (answers, messages) = outbox();
     let connection = Connection::new(Arc::clone(&server.registry), answers.clone());
-    let mut writing = tokio::spawn(waiting.write(writer));
+    let mut writing = tokio::spawn(messages.write(writer));
     let requests = TaskTracker::new();
     read(&server, &connection, &requests, &answers, reader).await;
 

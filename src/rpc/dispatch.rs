@@ -90,10 +90,8 @@ fn batch(server: &Server, connection: &Connection, line: &[u8]) -> Answer {
             }
         });
         let mut builder = BatchResponseBuilder::new_with_limit(usize::MAX);
-        for response in futures_util::future::join_all(done).await {
-            if let Some(response) = response {
-                builder.append(response).ok()?;
-            }
+        for response in futures_util::future::join_all(done).await.into_iter().flatten() {
+            builder.append(response).ok()?;
         }
         (!builder.is_empty()).then(|| MethodResponse::from_batch(builder.finish()).into_json())
     })

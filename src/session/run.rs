@@ -47,7 +47,13 @@ pub struct OneShot {
 #[derive(Deserialize)]
 struct Returned {
     called: bool,
+    /// `null` is a value, too.
+    #[serde(default, deserialize_with = "some")]
     value: Option<Box<RawValue>>,
+}
+
+fn some<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::deserialize(deserializer).map(Some)
 }
 
 /// Closes the sandbox when the call is over or was dropped, while nobody waits.
@@ -64,8 +70,8 @@ impl Registry {
     ///
     /// # Errors
     /// When the code did not start.
-    pub async fn run(self: &Arc<Self>, call: OneShot, cancelled: &CancellationToken) -> Result<RunResult, Error> {
-        let OneShot { opening, code, arguments, files, stdin, artifacts } = call;
+    pub async fn run(self: &Arc<Self>, one: OneShot, cancelled: &CancellationToken) -> Result<RunResult, Error> {
+        let OneShot { opening, code, arguments, files, stdin, artifacts } = one;
         let (limits, template) = (opening.limits, opening.runtime.call.clone());
         let session = self.open(opening)?;
         let _closing = Closing(session.clone());
@@ -171,12 +177,11 @@ impl RunResult {
         self.called = true;
         if call.status == CellStatus::Ok && call.exit_code.is_none() {
             let json = returned.as_ref().and_then(|value| value.data.get("application/json"));
-            match json.map(|json| serde_json::from_str::<Returned>(json)) {
-                Some(Ok(Returned { called, value })) => (self.called, self.value) = (called, value),
-                _ => {
-                    call.status = CellStatus::Error;
-                    call.error = Some(no_value(returned.is_some_and(|value| value.dropped > 0)));
-                }
+            if let Some(Ok(Returned { called, value })) = json.map(|json| serde_json::from_str(json)) {
+                (self.called, self.value) = (called, value);
+            } else {
+                call.status = CellStatus::Error;
+                call.error = Some(no_value(returned.is_some_and(|value| value.dropped > 0)));
             }
         }
         self.status = call.status;

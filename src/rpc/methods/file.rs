@@ -37,7 +37,7 @@ pub(super) async fn read(call: Call) -> Result<FileContent, Error> {
     };
     let (name, offset) = (path.as_str().to_owned(), params.offset);
     match perform(&call, &params.session_id, FileOp::Read { path, offset, length }).await? {
-        FileAnswer::Read(data, size) => content(name, offset, data, size, params.encoding),
+        FileAnswer::Read(data, size) => content(name, offset, &data, size, params.encoding),
         _ => Err(Error::Abandoned),
     }
 }
@@ -46,12 +46,12 @@ pub(super) async fn read(call: Call) -> Result<FileContent, Error> {
 fn content(
     path: String,
     offset: u64,
-    data: Vec<u8>,
+    data: &[u8],
     size: u64,
     encoding: Option<Encoding>,
 ) -> Result<FileContent, Error> {
     let ends = offset + data.len() as u64 >= size;
-    let whole = if ends { data.len() } else { whole_characters(&data) };
+    let whole = if ends { data.len() } else { whole_characters(data) };
     let text = match encoding {
         Some(Encoding::Base64) => None,
         _ => std::str::from_utf8(&data[..whole]).ok(),
@@ -65,7 +65,7 @@ fn content(
     let bytes = text.map_or(data.len(), str::len) as u64;
     let (text, base64) = match text {
         Some(text) => (Some(text.to_owned()), None),
-        None => (None, Some(BASE64_STANDARD.encode(&data))),
+        None => (None, Some(BASE64_STANDARD.encode(data))),
     };
     Ok(FileContent { path, offset, bytes, size, eof: offset + bytes >= size, text, base64 })
 }
@@ -101,8 +101,7 @@ mod tests {
 
     #[test]
     fn text_is_cut_at_whole_characters_and_other_bytes_are_base64() {
-        let read =
-            |data: &[u8], size, encoding| content("a".into(), 10, data.to_vec(), size, encoding).expect("content");
+        let read = |data: &[u8], size, encoding| content("a".into(), 10, data, size, encoding).expect("content");
         let cut = read("aé".as_bytes().split_at(2).0, 20, None);
         assert_eq!((cut.text.as_deref(), cut.bytes, cut.eof), (Some("a"), 1, false));
         let end = read("aé".as_bytes(), 13, None);
@@ -110,6 +109,6 @@ mod tests {
         let binary = read(b"a\xFF", 12, None);
         assert_eq!((binary.base64.as_deref(), binary.bytes, binary.eof), (Some("Yf8="), 2, true));
         assert_eq!(read(b"a", 11, Some(Encoding::Base64)).base64.as_deref(), Some("YQ=="));
-        assert!(content("a".into(), 0, vec![0xFF], 1, Some(Encoding::Utf8)).is_err());
+        assert!(content("a".into(), 0, &[0xFF], 1, Some(Encoding::Utf8)).is_err());
     }
 }

@@ -53,16 +53,15 @@ async fn prepare(call: &Call, session: &Session, files: Vec<(FilePath, Vec<u8>)>
 
 pub(super) async fn attach(call: Call) -> Result<Attached, Error> {
     let params: SessionParams = parse(&call.params)?;
-    let session = match call.connection.session(&params.session_id) {
-        Ok(session) => session,
-        Err(_) => {
-            let session = call.server.registry.find(&params.session_id)?;
-            if !session.detach() {
-                return Err(Error::NoSession(params.session_id));
-            }
-            call.connection.hold(&session)?;
-            session
+    let session = if let Ok(session) = call.connection.session(&params.session_id) {
+        session
+    } else {
+        let session = call.server.registry.find(&params.session_id)?;
+        if !session.detach() {
+            return Err(Error::NoSession(params.session_id));
         }
+        call.connection.hold(&session)?;
+        session
     };
     let (running, last) = session.attach().await?;
     Ok(Attached { session: session.info(), running, last })
