@@ -9,4 +9,5 @@ mod document;
 mod endings;
 mod harness;
 mod posture;
+mod python;
 mod transport;

@@ -49,7 +49,7 @@ PLAIN = frozenset((int, str, float, bool, list, dict, tuple, set, frozenset, byt
 _read, _write, _exit, _getpid, _fstat, _dup2, _ioctl = (
     os.read, os.write, os._exit, os.getpid, os.fstat, os.dup2, fcntl.ioctl)
 _compile, _exec, _eval, _import = compile, exec, eval, __import__
-_getsignal, _signals, _sigmask = _signal.getsignal, _signal.signal, _signal.pthread_sigmask
+_set_handler, _get_handler = _signal.signal, _signal.getsignal
 _get_ident, _sleep = _thread.get_ident, time.sleep
 _gettrace, _settrace, _getprofile, _setprofile = sys.gettrace, sys.settrace, sys.getprofile, sys.setprofile
 
@@ -116,46 +116,70 @@ class Channel:
 
 
 class Interrupts:
-    """SIGINT stops user code and nothing else, and no handler of the user's runs inside the kernel."""
+    """SIGINT stops user code and nothing else, and no handler of the user's runs inside the kernel.
+
+    A handler may raise anything, and would from the middle of a message. So every one is wrapped, and what arrives while
+    the kernel works or no cell runs waits for user code, each signal once.
+    """
 
     def __init__(self):
-        self.armed = self.held = self.late = self.fired = False
-        self.blocked = ()
+        # Armed while a cell runs; held while the main thread does what must not stop half-way.
+        self.armed = self.fired = False
+        self.held, self.late = True, {}
+        self.ours = self.guarded(self.interrupt)
+        _signal.signal, _signal.getsignal = self.set_handler, self.get_handler
 
-    def install(self):
-        """Puts our handler back: the last cell may have put its own."""
-        if _getsignal(_signal.SIGINT) != self.handle:
-            _signals(_signal.SIGINT, self.handle)
+    def interrupt(self, number, frame):
+        """What SIGINT does when user code has not decided otherwise."""
+        raise KeyboardInterrupt
 
-    def handle(self, number, frame):
-        """The handler of SIGINT."""
-        if self.armed:
-            self.fired = True
-            if not self.held:
-                raise KeyboardInterrupt
-            self.late = True
+    def guarded(self, handler):
+        """The handler, put off while it must not run."""
+
+        def guard(number, frame):
+            if number == _signal.SIGINT:
+                if not self.armed:
+                    return
+                self.fired = True
+            if self.held:
+                self.late[number] = handler
+            else:
+                handler(number, frame)
+
+        guard.handler = handler
+        return guard
+
+    def set_handler(self, number, handler):
+        """Stands in for _signal.signal, which signal.signal calls."""
+        previous = self.get_handler(number)
+        _set_handler(number, self.guarded(handler) if callable(handler) else handler)
+        return previous
+
+    def get_handler(self, number):
+        """Stands in for _signal.getsignal."""
+        handler = _get_handler(number)
+        return getattr(handler, "handler", handler)
+
+    def start(self):
+        """Puts our handler back before a cell: the last one may have put its own."""
+        self.fired = False
+        if _get_handler(_signal.SIGINT) is not self.ours:
+            _set_handler(_signal.SIGINT, self.ours)
 
     def hold(self):
-        """Puts signals off while the main thread does what must not stop half-way; of no effect when nested."""
+        """Puts signals off; false when they are already."""
         if self.held:
             return False
         self.held = True
-        # A handler may raise anything, from the middle of a message. Most sessions have none, and save the calls.
-        handled = [number for number in range(1, 32) if number != 2 and callable(_getsignal(number))]
-        if handled:
-            self.blocked = set(handled) - _sigmask(_signal.SIG_BLOCK, handled)
         return True
 
     def release(self):
         """Lets signals through again, those put off first."""
         self.held = False
-        if self.blocked:
-            blocked, self.blocked = self.blocked, ()
-            _sigmask(_signal.SIG_UNBLOCK, blocked)
-        if self.late:
-            self.late = False
-            if self.armed:
-                raise KeyboardInterrupt
+        while self.late:
+            number, handler = self.late.popitem()
+            if number != _signal.SIGINT or self.armed:
+                handler(number, sys._getframe(1))
 
 
 class Capture:
@@ -271,7 +295,7 @@ class Capture:
                     return False
                 if not self.queue:
                     # Redirections by descriptor are honoured, and what others wrote before comes before.
-                    if identity(fd) != self.identity[fd]:
+                    if identity(fd) not in (None, self.identity[fd]):
                         return False
                     self.drain()
                 if len(data) >= SMALL_CHUNK:
@@ -407,12 +431,12 @@ class Capture:
                 _sleep(0.003)
 
 
-class Raw(io.RawIOBase):
-    """The bottom of sys.stdout and sys.stderr."""
+class Buffer(io.BufferedIOBase):
+    """sys.stdout.buffer or sys.stderr.buffer. It holds nothing itself and has no lock: finalisers print at any point."""
 
     def __init__(self, capture, fd, name):
-        self.capture, self.fd, self.name, self.mode = capture, fd, "<%s>" % name, "wb"
-        self.stream = name
+        self.capture, self.fd, self.stream = capture, fd, name
+        self.name, self.mode, self.raw = "<%s>" % name, "wb", self
 
     def writable(self):
         return True
@@ -420,45 +444,46 @@ class Raw(io.RawIOBase):
     def fileno(self):
         return self.fd
 
-    def isatty(self):
-        return False
-
     def write(self, data):
-        capture = self.capture
-        if capture.ticking and 0 < len(capture.queue) < MAX_WAITING and len(data) < SMALL_CHUNK:
+        capture, size = self.capture, len(data)
+        if capture.ticking and 0 < len(capture.queue) < MAX_WAITING and size < SMALL_CHUNK:
             # The way of dense printing: no lock and no system call, and an interrupt may come at any point.
             capture.queue.append((self.stream, bytes(data)))
-            return len(data)
-        return len(data) if capture.take(self.fd, self.stream, data) else _write(self.fd, data)
+        elif size and not capture.take(self.fd, self.stream, data):
+            rest = memoryview(data)
+            while rest:
+                rest = rest[_write(self.fd, rest):]
+        return size
 
 
 class Stream(io.TextIOWrapper):
     """sys.stdout or sys.stderr: lines go into the queue, and flush() sends it."""
 
     def __init__(self, capture, fd, name, errors):
-        buffer = io.BufferedWriter(Raw(capture, fd, name), CHUNK)
-        super().__init__(buffer, encoding="utf-8", errors=errors, line_buffering=True)
+        super().__init__(Buffer(capture, fd, name), encoding="utf-8", errors=errors, line_buffering=True)
         self.mode = "w"
 
     def flush(self):
         super().flush()
-        self.buffer.raw.capture.flush()
+        self.buffer.capture.flush()
 
 
 class Hooks:
     """Finds modules that something is done to when user code imports them: see HOOKED."""
 
     def find_spec(self, name, path=None, target=None):
-        hook = HOOKED.get(name)
-        if hook is None:
+        if name not in HOOKED:
             return None
-        spec = sys.modules["_frozen_importlib_external"].PathFinder.find_spec(name, path)
-        if spec is None or not hasattr(spec.loader, "exec_module"):
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None:
+                if name not in SHIMS:
+                    spec.loader = Hooked(spec.loader, HOOKED[name])
+                return spec
+        if name in SHIMS:
             load("rich")
-            return shim_spec(name) if name in SHIMS else None
-        if name not in SHIMS:
-            spec.loader = Hooked(spec.loader, hook)
-        return spec
+            return shim_spec(name)
+        return None
 
 
 class Hooked:
@@ -485,7 +510,9 @@ class Kernel:
     def __init__(self):
         self.channel, self.interrupts = Channel(), Interrupts()
         self.capture = Capture(self.channel, self.interrupts)
-        self.null = private(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self.null = private(null)
+        os.close(null)
         _dup2(self.null, 0)
         # A real __main__: pickle, dataclasses and multiprocessing look there for what cells define.
         self.main = type(sys)("__main__")
@@ -502,9 +529,25 @@ class Kernel:
         sys.displayhook = lambda value: None
         sys.breakpointhook = self.breakpoint
         sys.meta_path.insert(0, Hooks())
+        for name in ("write", "writev", "system", "posix_spawn", "posix_spawnp", "execv", "execve", "_exit"):
+            self.put_in_order(os, name)
+        if "_posixsubprocess" in sys.modules:
+            self.put_in_order(sys.modules["_posixsubprocess"], "fork_exec")
         os.register_at_fork(before=self.capture.flush, after_in_child=self.forked)
         # The other thread is our pump, which a child neither has nor needs.
         _warnings.filters.insert(0, ("ignore", ForkWarning(), DeprecationWarning, None, 0))
+
+    def put_in_order(self, module, name):
+        """Makes a function that writes to descriptors, or starts what does, send first what was printed before."""
+        function, capture = getattr(module, name), self.capture
+
+        def call(*args, **kwargs):
+            if capture.queue:
+                capture.flush()
+            return function(*args, **kwargs)
+
+        call.__name__, call.__qualname__, call.__doc__, call.__module__ = name, name, function.__doc__, module.__name__
+        setattr(module, name, call)
 
     def forked(self):
         """A child of fork is never a second kernel and holds none of its descriptors."""
@@ -526,8 +569,7 @@ class Kernel:
 
     def run(self):
         """Greets the supervisor and serves it until the end of input."""
-        self.interrupts.install()
-        self.interrupts.held = True
+        self.interrupts.start()
         version = "%d.%d.%d" % sys.version_info[:3]
         self.channel.send({"type": "ready", "protocol": PROTOCOL, "kernel": "python", "version": version,
                            "capabilities": CAPABILITIES, "probe": {path: read_text(path) for path in PROBE}})
@@ -559,8 +601,7 @@ class Kernel:
         self.displays, self.shown = "max_media" in command, []
         # Between cells only threads of the user's use the processor; without any, one call of the two can be saved.
         before = self.used if _thread._count() < 2 and self.used is not None else self.account()[0]
-        self.interrupts.fired = self.interrupts.late = False
-        self.interrupts.install()
+        self.interrupts.start()
         if command.get("stdin"):
             self.standard_input(command["stdin"])
         self.namespace.pop("__warningregistry__", None)
@@ -628,19 +669,16 @@ class Kernel:
             expression = _compile("0", name, "eval", ONLY_AST)
             expression.body = last.value
             parts.append(_compile(expression, name, "eval", self.flags | TOP_LEVEL_AWAIT, True))
-        for part in parts:
-            if part.co_flags & CO_COROUTINE:
-                load("errors")
-                value = self.awaited(parts)
-                break
-            value = _eval(part, self.namespace)
+        value = None
+        if any([part.co_flags & CO_COROUTINE for part in parts]):
+            load("errors")
+            value = run_awaited(self, parts)
+        else:
+            for part in parts:
+                value = _eval(part, self.namespace)
         if last is None or (";" in code and suppressed(code, last)):
             return None
         return value
-
-    def awaited(self, parts):
-        """Runs a cell with top-level await in the session's event loop."""
-        return run_awaited(self, parts)
 
     def remember(self, name, code):
         """Keeps a cell's source for tracebacks, warnings and inspect."""
@@ -733,6 +771,11 @@ def seed_linecache(linecache):
     linecache.cache.update(kernel.sources)
 
 
+def patch_subprocess(module):
+    """Puts the output of children in order."""
+    kernel.put_in_order(module, "fork_exec")
+
+
 def patch_pyplot(pyplot):
     """Makes plt.show() display the open figures."""
     load("rich")
@@ -793,7 +836,8 @@ def read_text(path):
 
 
 SHIMS = ("IPython", "IPython.display", "IPython.core", "IPython.core.display", "IPython.core.getipython")
-HOOKED = {"linecache": seed_linecache, "matplotlib.pyplot": patch_pyplot, **dict.fromkeys(SHIMS, True)}
+HOOKED = {"linecache": seed_linecache, "_posixsubprocess": patch_subprocess, "matplotlib.pyplot": patch_pyplot,
+          **dict.fromkeys(SHIMS)}
 kernel = Kernel()
 
 kernel.run()
