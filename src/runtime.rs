@@ -4,6 +4,17 @@
 
 use serde::Deserialize;
 
+/// Its parts; the bootstrap runs the first and keeps the others until they are needed.
+const PYTHON_KERNEL: &str = concat!(
+    include_str!("../images/python/kernel/core.py"),
+    "\n#### errors\n",
+    include_str!("../images/python/kernel/errors.py"),
+    "\n#### rich\n",
+    include_str!("../images/python/kernel/rich.py"),
+    "\n#### files\n",
+    include_str!("../images/python/kernel/files.py"),
+);
+
 /// A language that sessions can ask for.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,7 +60,7 @@ impl Runtimes {
             runtime
         };
         Self(vec![
-            parse(include_str!("../images/python/runtime.toml"), include_str!("../images/python/kernel.py")),
+            parse(include_str!("../images/python/runtime.toml"), PYTHON_KERNEL),
             parse(include_str!("../images/nodejs/runtime.toml"), include_str!("../images/nodejs/kernel.js")),
         ])
     }

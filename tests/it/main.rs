@@ -11,6 +11,7 @@ mod files;
 mod harness;
 mod life;
 mod posture;
+mod python;
 mod run;
 mod streaming;
 mod transport;
