@@ -230,7 +230,8 @@ async fn ask(
         FileErrorCode::NoSpace | FileErrorCode::TooLarge | FileErrorCode::Io if changes => Outcome::Unknown,
         _ => Outcome::NotStarted,
     };
-    let message = format!("`{}`: {}", shown(path), shown(&failure.message));
+    let (path, said) = (shown(path), shown(&failure.message));
+    let message = if said.contains(&path) { said } else { format!("`{path}`: {said}") };
     Err(Trouble::Refused(Error::File { reason: failure.code, message, outcome }))
 }
 
