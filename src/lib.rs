@@ -7,8 +7,8 @@
 //! | module | what it is |
 //! |---|---|
 //! | `main`, [`cli`] | arguments, environment, exit codes: `serve`, `run`, `config` |
-//! | [`rpc`] | the JSON-RPC front door: `listen` (stdio, Unix socket), `connection`, `dispatch`, `methods` |
-//! | [`session`] | the registry, the handle, one `actor` per session, the pure ladder in `state` |
+//! | [`rpc`] | the JSON-RPC front door: `listen` (stdio, Unix socket), `connection`, `dispatch`, `outbox`, `methods`; `wanted` holds requests against the settings |
+//! | [`session`] | the registry, the handle, one `actor` per session with its `queue`, `running` cell and `files`, the pure ladder in `state`; `run` is the one-shot call |
 //! | [`kernel`], [`output`], [`lines`] | drives one kernel over a reader and a writer; caps output; frames both protocols |
 //! | [`engine`] | the seam: starts a sandbox. `engine/docker` is bollard, its hardening one function in `spec` |
 //! | [`posture`] | what a sandbox measurably is against what it must be; pure |

@@ -152,10 +152,12 @@ impl Connection {
         self.0.sessions.lock().expect("no holder panics")
     }
 
-    /// Lets go of every session: closes those that belong to their connection, and leaves those that outlive it.
-    async fn leave(&self) {
+    /// Lets go of every session: closes those that belong to their connection, and leaves those that outlive it unless
+    /// the server ends, too.
+    async fn leave(&self, server_ends: bool) {
         self.0.gone.cancel();
-        let (detached, own): (Vec<_>, Vec<_>) = self.all().into_iter().partition(Session::detach);
+        let outlives = |session: &Session| session.detach() && !server_ends;
+        let (detached, own): (Vec<_>, Vec<_>) = self.all().into_iter().partition(outlives);
         for session in detached {
             if let Some(held) = self.sessions().remove(session.id()) {
                 held.watcher.abort();
@@ -182,7 +184,7 @@ pub(super) async fn serve(
     if drained.is_err() {
         tracing::warn!("requests were still in flight at the end of input; their sessions are closed");
     }
-    connection.leave().await;
+    connection.leave(server.shutdown.is_cancelled()).await;
     let _ = tokio::time::timeout(CLOSE_WAIT, requests.wait()).await;
     drop((answers, connection));
     if tokio::time::timeout(CLOSE_WAIT, &mut writing).await.is_err() {

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What waits between a session and its client's outbox.
-pub(super) const SAID: usize = 4;
+pub(super) const SAID: usize = 2;
 
 struct Stream<'a> {
     outbox: &'a Outbox,

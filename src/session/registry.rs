@@ -96,7 +96,8 @@ impl Registry {
     /// # Errors
     /// When there is none; the error tells an expired one from others.
     pub fn find(&self, id: &str) -> Result<Session, Error> {
-        self.sessions().open.get(id).cloned().ok_or_else(|| self.missing(id))
+        let found = self.sessions().open.get(id).cloned();
+        found.ok_or_else(|| self.missing(id))
     }
 
     /// Why there is no session with this id.

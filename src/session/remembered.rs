@@ -90,3 +90,60 @@ fn size(result: &CellResult) -> usize {
     let artifacts = result.artifacts.iter().flatten().map(|file| file.path.len()).sum::<usize>();
     result.stdout.text.len() + result.stderr.text.len() + values + error + artifacts
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        output::OutputText,
+        protocol::{CellStatus, EndedBy, State},
+    };
+
+    fn cell(key: &str, code: &str) -> Cell {
+        Cell { key: Some(key.to_owned()), ..Cell::new(code.to_owned(), Duration::from_secs(1), 1) }
+    }
+
+    fn result(text: usize) -> CellResult {
+        CellResult {
+            cell_id: "c1".into(),
+            execution_count: 1,
+            status: CellStatus::Ok,
+            stdout: OutputText { text: "x".repeat(text), ..OutputText::default() },
+            stderr: OutputText::default(),
+            result: None,
+            displays: Vec::new(),
+            displays_dropped: 0,
+            error: None,
+            exit_code: None,
+            artifacts: None,
+            artifacts_truncated: None,
+            duration_ms: 0.0,
+            cpu_ms: None,
+            memory_peak: None,
+            state: State::Preserved,
+            generation: 1,
+            ended_by: EndedBy::Completed,
+        }
+    }
+
+    #[test]
+    fn a_key_knows_its_cell_and_the_oldest_are_forgotten_first() {
+        let mut remembered = Remembered::default();
+        for n in 0..=MAX_KEYS {
+            remembered.keep(&cell(&n.to_string(), "1"), &result(1));
+        }
+        assert!(remembered.find(&cell("0", "1")).is_none(), "one too many");
+        assert!(matches!(remembered.find(&cell("1", "1")), Some(Known::Same(_))));
+        assert!(matches!(remembered.find(&cell("1", "2")), Some(Known::Other)));
+        remembered.keep(&Cell { key: None, ..cell("", "1") }, &result(1));
+        assert_eq!(remembered.keyed.len(), MAX_KEYS);
+
+        remembered.keep(&cell("large", "1"), &result(MAX_BYTES + 1));
+        assert!(matches!(remembered.find(&cell("large", "1")), Some(Known::Same(_))), "the newest stays");
+        assert_eq!(remembered.keyed.len(), 1, "and bytes count, too");
+        remembered.keep(&cell("small", "1"), &result(1));
+        assert_eq!((remembered.keyed.len(), remembered.bytes), (1, 1));
+    }
+}

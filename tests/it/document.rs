@@ -78,14 +78,12 @@ fn rows(text: &'static str, heading: &str) -> Vec<Vec<&'static str>> {
     rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
 }
 
-/// The fields that a type of parameters takes, as its refusal of others lists them.
+/// The fields that a type of parameters takes, in their order, as its refusal of others lists them.
 fn fields<T: serde::de::DeserializeOwned>() -> Vec<String> {
     let refusal = serde_json::from_str::<T>(r#"{"no such field": 0}"#).err().expect("unknown fields are refused");
     let refusal = refusal.to_string();
     let known = refusal.split_once("expected").map_or("", |(_, known)| known);
-    let mut fields: Vec<_> = known.split('`').skip(1).step_by(2).map(str::to_owned).collect();
-    fields.sort();
-    fields
+    known.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
 #[test]
@@ -114,7 +112,7 @@ fn every_method_has_a_section_with_an_example_and_its_parameters() {
     ] {
         let section = section(method);
         assert!(DOCUMENT.contains(&format!("\"method\":\"{method}\"")), "no example of {method}");
-        let written = if section.contains("| parameter |") {
+        let written: Vec<String> = if section.contains("| parameter |") {
             rows(section, "| parameter |").iter().map(|row| row[0].trim_matches('`').to_owned()).collect()
         } else if section.contains("No parameters.") {
             Vec::new()
@@ -122,9 +120,7 @@ fn every_method_has_a_section_with_an_example_and_its_parameters() {
             assert!(section.contains("Parameter: `session_id`."), "{method} does not name its parameters");
             vec!["session_id".to_owned()]
         };
-        let mut written: Vec<String> = written;
-        written.sort();
-        assert_eq!(written, fields, "the parameters of {method}");
+        assert_eq!(written, fields, "the parameters of {method}, in their order");
     }
     for notification in ["cell.output", "cell.display", "session.closed"] {
         assert!(

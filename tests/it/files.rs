@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::Sidecar;
 
-fn at(session: &str, more: Value) -> Value {
+fn at(session: &str, more: &Value) -> Value {
     let mut params = json!({"session_id": session});
     params.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
     params
@@ -15,7 +15,7 @@ fn files_are_written_read_listed_and_deleted() {
     let mut sidecar = Sidecar::start(&[]);
     for runtime in ["python", "nodejs"] {
         let session = sidecar.session(runtime);
-        let mut call = |method: &str, more: Value| sidecar.call(method, &at(&session, more));
+        let mut call = |method: &str, more: Value| sidecar.call(method, &at(&session, &more));
         assert_eq!(
             call("file.write", json!({"path": "data/a.txt", "text": "héllo"})),
             json!({"path": "data/a.txt", "size": 6})
@@ -86,7 +86,7 @@ fn errors_name_the_file_and_say_what_is_wrong() {
             ("file.write", json!({"path": "d", "text": ""}), "is_directory"),
             ("file.delete", json!({"path": "d"}), "not_empty"),
         ] {
-            let error = sidecar.fail(method, &at(&session, more));
+            let error = sidecar.fail(method, &at(&session, &more));
             let data = &error["data"];
             assert_eq!(
                 (&error["code"], &data["kind"], &data["reason"]),
@@ -97,20 +97,20 @@ fn errors_name_the_file_and_say_what_is_wrong() {
             assert!(!error["message"].as_str().unwrap_or_default().contains('\u{1b}'), "{error}");
         }
         assert_eq!(
-            sidecar.call("file.delete", &at(&session, json!({"path": "link"})))["deleted"],
+            sidecar.call("file.delete", &at(&session, &json!({"path": "link"})))["deleted"],
             true,
             "the link, not what it points to"
         );
     }
     let session = sidecar.session("python");
     for path in ["", "../x", "/etc/passwd", "a//b", "a/", "a\u{0}b", &"x".repeat(5000)] {
-        let error = sidecar.fail("file.read", &at(&session, json!({"path": path})));
+        let error = sidecar.fail("file.read", &at(&session, &json!({"path": path})));
         assert_eq!(error["code"], -32602, "{error}");
     }
-    let error = sidecar.fail("file.write", &at(&session, json!({"path": "a", "text": "", "base64": ""})));
+    let error = sidecar.fail("file.write", &at(&session, &json!({"path": "a", "text": "", "base64": ""})));
     assert_eq!(error["code"], -32602, "{error}");
-    sidecar.call("file.write", &at(&session, json!({"path": "most", "base64": base64_of(12 << 20)})));
-    let error = sidecar.fail("file.write", &at(&session, json!({"path": "more", "base64": base64_of(8 << 20)})));
+    sidecar.call("file.write", &at(&session, &json!({"path": "most", "base64": base64_of(12 << 20)})));
+    let error = sidecar.fail("file.write", &at(&session, &json!({"path": "more", "base64": base64_of(8 << 20)})));
     assert_eq!(
         (&error["data"]["reason"], &error["data"]["outcome"]),
         (&json!("no_space"), &json!("unknown")),
@@ -130,12 +130,12 @@ fn a_hundred_megabytes_pass_both_ways_without_growth() {
     let (piece, pieces) = (6_000_000, 17);
     for n in 0..pieces {
         let more = json!({"path": "big", "base64": base64_of(piece), "offset": n * piece});
-        assert_eq!(sidecar.call("file.write", &at(&session, more))["size"], (n + 1) * piece);
+        assert_eq!(sidecar.call("file.write", &at(&session, &more))["size"], (n + 1) * piece);
     }
     let mut offset = 0;
     loop {
         let part =
-            sidecar.call("file.read", &at(&session, json!({"path": "big", "offset": offset, "encoding": "base64"})));
+            sidecar.call("file.read", &at(&session, &json!({"path": "big", "offset": offset, "encoding": "base64"})));
         offset += part["bytes"].as_u64().expect("a number");
         if part["eof"] == true {
             break;
@@ -159,10 +159,10 @@ fn files_are_there_before_the_first_cell_and_operations_keep_the_order_of_the_ce
         "cell.execute",
         &at(
             &session,
-            json!({"code": "import time; time.sleep(1); open('late', 'w').write('x'); open('in/a.csv').read()"}),
+            &json!({"code": "import time; time.sleep(1); open('late', 'w').write('x'); open('in/a.csv').read()"}),
         ),
     );
-    let read = sidecar.send("file.read", &at(&session, json!({"path": "late"})));
+    let read = sidecar.send("file.read", &at(&session, &json!({"path": "late"})));
     assert_eq!(sidecar.answer(read)["result"]["text"], "x", "it waited for the cell");
     assert_eq!(sidecar.answer(sleep)["result"]["result"]["data"]["text/plain"], "'1,2'");
     let error = sidecar.fail("session.create", &json!({"files": [{"path": "../x", "text": ""}]}));
@@ -184,9 +184,9 @@ fn artifacts_are_the_files_that_the_cell_created_or_changed() {
     ] {
         let session = sidecar.session(runtime);
         for path in ["old.txt", "same.txt"] {
-            sidecar.call("file.write", &at(&session, json!({"path": path, "text": "x"})));
+            sidecar.call("file.write", &at(&session, &json!({"path": path, "text": "x"})));
         }
-        let result = sidecar.call("cell.execute", &at(&session, json!({"code": code, "artifacts": true})));
+        let result = sidecar.call("cell.execute", &at(&session, &json!({"code": code, "artifacts": true})));
         assert_eq!(
             result["artifacts"],
             json!([
@@ -197,7 +197,7 @@ fn artifacts_are_the_files_that_the_cell_created_or_changed() {
             "{runtime}"
         );
         assert_eq!(result["artifacts_truncated"], false);
-        let result = sidecar.call("cell.execute", &at(&session, json!({"code": "1"})));
+        let result = sidecar.call("cell.execute", &at(&session, &json!({"code": "1"})));
         assert!(result.get("artifacts").is_none(), "only when asked for: {result}");
     }
 }

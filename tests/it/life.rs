@@ -146,16 +146,26 @@ fn a_detached_session_survives_its_connection_and_its_running_cell_goes_on() {
     let session = one.create(&json!({"detach": true, "idle_ttl": "1m"}));
     let doomed = one.create(&json!({}));
     one.call("cell.execute", &json!({"session_id": session, "code": "kept = 7"}));
-    one.send(
+    let late = one.send(
         "cell.execute",
         &json!({"session_id": session, "code": "import time; time.sleep(4); print('late'); kept * 6"}),
     );
     std::thread::sleep(Duration::from_millis(500));
+    // It sends nothing more and still listens: its request is answered with the truth about the cell.
+    one.stream.get_ref().shutdown(std::net::Shutdown::Write).expect("half closed");
+    let answer = one.answer(late);
+    assert_eq!(
+        (&answer["error"]["code"], &answer["error"]["data"]["outcome"]),
+        (&json!(1008), &json!("unknown")),
+        "{answer}"
+    );
     drop(one);
 
     let mut two = server.connect();
     assert_eq!(two.fail("session.get", &json!({"session_id": session}))["code"], 1001, "not before it is attached");
-    assert_eq!(two.fail("session.attach", &json!({"session_id": doomed}))["code"], 1001, "not made to be detached");
+    for other in [&doomed, &json!("nobody")] {
+        assert_eq!(two.fail("session.attach", &json!({"session_id": other}))["code"], 1001, "not made to be detached");
+    }
     let attached = two.call("session.attach", &json!({"session_id": session}));
     assert_eq!(attached["running"]["cell_id"], "c2", "{attached}");
     assert_eq!(attached["last"]["cell_id"], "c1");
