@@ -4,9 +4,13 @@
 
 use serde::Deserialize;
 
-/// Its parts; the bootstrap runs the first and keeps the others until they are needed.
+/// The Python kernel: what runs at once, and the parts that the bootstrap keeps until they are needed.
 const PYTHON_KERNEL: &str = concat!(
-    include_str!("../images/python/kernel/core.py"),
+    include_str!("../images/python/kernel/base.py"),
+    include_str!("../images/python/kernel/interrupts.py"),
+    include_str!("../images/python/kernel/capture.py"),
+    include_str!("../images/python/kernel/imports.py"),
+    include_str!("../images/python/kernel/session.py"),
     "\n#### errors\n",
     include_str!("../images/python/kernel/errors.py"),
     "\n#### rich\n",
