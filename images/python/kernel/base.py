@@ -1,9 +1,9 @@
 """The Python kernel of cellblock: keeps one session's namespace and runs its cells.
 
 It speaks the kernel protocol (second half of protocol.md) on private copies of descriptors 0 and 1. It knows nothing of
-clients, limits or containers. Its source is sent to a stock interpreter (3.9 or newer). The parts up to `session.py`
-are one source that runs at once; `errors.py`, `rich.py` and `files.py` are compiled into the same globals when they are
-first needed.
+clients, limits or containers. Its source is sent to a stock interpreter (3.9 or newer). This part loads the
+others up to `session.py` into the same globals; `errors.py`, `rich.py` and `files.py` follow when they are first needed.
+Each is compiled alone, because what the compiler needs grows with the source and stays in the process.
 
 Time decides the shape: under gVisor a system call costs 5 to 25 us and waking a thread more, so a cell without output
 makes five system calls and wakes nobody, and dense printing makes none of its own. Modules that are built into the
@@ -146,3 +146,15 @@ def read_text(path):
         return b"".join(chunks).decode("utf-8", "replace")
     except OSError:
         return None
+
+
+def load(part):
+    """Compiles and runs a part of the kernel, once."""
+    source = PARTS.pop(part, None)
+    if source is not None:
+        _exec(_compile(source, "<kernel>", "exec"), globals())
+
+
+for name in ("interrupts", "capture", "imports", "session"):
+    load(name)
+kernel.run()

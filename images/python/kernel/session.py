@@ -251,13 +251,6 @@ def display(*objects, **options):
     return show_objects(*objects, **options)
 
 
-def load(part):
-    """Compiles a part of the kernel that the first cells did not need."""
-    source = PARTS.pop(part, None)
-    if source is not None:
-        _exec(_compile(source, "<kernel>", "exec"), globals())
-
-
 def suppressed(code, last):
     """Whether a semicolon follows the last expression."""
     rest = code.encode("utf-8", "replace").split(b"\n")[last.end_lineno - 1:]
@@ -278,4 +271,3 @@ def flush():
 
 
 kernel = Kernel()
-kernel.run()
