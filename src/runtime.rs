@@ -4,9 +4,17 @@
 
 use serde::Deserialize;
 
-/// Its parts; the bootstrap runs the first and keeps the others until they are needed.
+/// The Python kernel: the bootstrap runs its first part, which loads the others by name.
 const PYTHON_KERNEL: &str = concat!(
-    include_str!("../images/python/kernel/core.py"),
+    include_str!("../images/python/kernel/base.py"),
+    "\n#### interrupts\n",
+    include_str!("../images/python/kernel/interrupts.py"),
+    "\n#### capture\n",
+    include_str!("../images/python/kernel/capture.py"),
+    "\n#### imports\n",
+    include_str!("../images/python/kernel/imports.py"),
+    "\n#### session\n",
+    include_str!("../images/python/kernel/session.py"),
     "\n#### errors\n",
     include_str!("../images/python/kernel/errors.py"),
     "\n#### rich\n",
