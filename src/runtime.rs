@@ -59,6 +59,17 @@ pub struct UnknownRuntime {
     known: String,
 }
 
+/// One program in parts, in the order in which its head says they belong.
+const NODEJS_KERNEL: &str = concat!(
+    include_str!("../images/nodejs/kernel/head.js"),
+    include_str!("../images/nodejs/kernel/channel.js"),
+    include_str!("../images/nodejs/kernel/source.js"),
+    include_str!("../images/nodejs/kernel/values.js"),
+    include_str!("../images/nodejs/kernel/process.js"),
+    include_str!("../images/nodejs/kernel/files.js"),
+    include_str!("../images/nodejs/kernel/cells.js"),
+);
+
 impl Runtimes {
     /// The runtimes that ship in the binary.
     pub fn builtin() -> Self {
@@ -69,7 +80,7 @@ impl Runtimes {
         };
         Self(vec![
             parse(include_str!("../images/python/runtime.toml"), PYTHON_KERNEL),
-            parse(include_str!("../images/nodejs/runtime.toml"), include_str!("../images/nodejs/kernel.js")),
+            parse(include_str!("../images/nodejs/runtime.toml"), NODEJS_KERNEL),
         ])
     }
 
