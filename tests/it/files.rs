@@ -109,7 +109,7 @@ fn errors_name_the_file_and_say_what_is_wrong() {
     }
     let error = sidecar.fail("file.write", &at(&session, &json!({"path": "a", "text": "", "base64": ""})));
     assert_eq!(error["code"], -32602, "{error}");
-    sidecar.call("file.write", &at(&session, &json!({"path": "most", "base64": base64_of(12 << 20)})));
+    sidecar.call("file.write", &at(&session, &json!({"path": "most", "base64": base64_of(10 << 20)})));
     let error = sidecar.fail("file.write", &at(&session, &json!({"path": "more", "base64": base64_of(8 << 20)})));
     assert_eq!(
         (&error["data"]["reason"], &error["data"]["outcome"]),
