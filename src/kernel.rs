@@ -199,3 +199,59 @@ impl Kernel {
         self.stdin.flush().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt as _, BufReader, DuplexStream, duplex, split};
+
+    use super::*;
+
+    /// A kernel whose other end answers each line that it gets with the next of `answers`.
+    async fn kernel(capabilities: &str, answers: &'static [&'static str]) -> Kernel {
+        let (ours, theirs) = duplex(1 << 16);
+        let (reader, writer) = split(ours);
+        let greeting = format!(
+            "{{\"type\":\"ready\",\"protocol\":1,\"kernel\":\"k\",\"version\":\"1\",\"probe\":{{}},\"capabilities\":{capabilities}}}\n"
+        );
+        tokio::spawn(answer(theirs, greeting, answers));
+        let (kernel, _) = Kernel::start(Box::new(writer), Box::new(reader), "source").await.expect("greeted");
+        kernel
+    }
+
+    async fn answer(theirs: DuplexStream, greeting: String, answers: &'static [&'static str]) {
+        let (reader, mut writer) = split(theirs);
+        let mut lines = BufReader::new(reader).lines();
+        let _ = lines.next_line().await;
+        writer.write_all(greeting.as_bytes()).await.expect("read");
+        let mut answers = answers.iter();
+        // The source has no newline of its own: the first command ends its line.
+        while let (Ok(Some(_)), Some(answer)) = (lines.next_line().await, answers.next()) {
+            writer.write_all(answer.as_bytes()).await.expect("read");
+        }
+    }
+
+    #[tokio::test]
+    async fn capabilities_are_what_the_greeting_names() {
+        let kernel = kernel(r#"["files","dance"]"#, &[]).await;
+        assert!(kernel.can(Capability::Files) && !kernel.can(Capability::Configure));
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_another_question_breaks_the_protocol() {
+        let mut kernel = kernel(
+            r#"["files","configure"]"#,
+            &[
+                "{\"type\":\"pong\",\"id\":\"q1\"}\n",
+                "{\"type\":\"file\",\"id\":\"q2\",\"size\":1}\n",
+                "{\"type\":\"file\",\"id\":\"q2\"}\n",
+            ],
+        )
+        .await;
+        assert!(kernel.configure(&BTreeMap::new()).await.is_ok());
+        for expected in [true, false] {
+            let id = kernel.next_id();
+            let command = ToKernel::FileDelete { id: &id, path: "a", recursive: false };
+            assert_eq!(kernel.file(&id, &command).await.is_ok(), expected);
+        }
+    }
+}

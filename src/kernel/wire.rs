@@ -313,6 +313,50 @@ mod tests {
     }
 
     #[test]
+    fn displays_and_answers_to_file_commands_are_read() {
+        let display = br#"{"type":"display","cell":"c1","data":{"text/plain":"x","image/png":"iVBO"},"dropped":7}"#;
+        match parse(display) {
+            Some(FromKernel::Display(display)) => {
+                assert_eq!((&*display.cell, display.value.dropped, display.value.data.len()), ("c1", 7, 2));
+            }
+            other => panic!("{other:?}"),
+        }
+        let reply = |line: &str| match parse(line.as_bytes()) {
+            Some(FromKernel::File(reply)) => reply,
+            other => panic!("{line}: {other:?}"),
+        };
+        let read = reply(r#"{"type":"file","id":"q1","data":"eA==","size":1}"#);
+        assert_eq!((read.data.as_deref(), read.size, read.error.is_none()), (Some("eA=="), Some(1), true));
+        let list = reply(
+            r#"{"type":"file","id":"q2","entries":[{"path":"a","type":"symlink","size":3,"modified_ns":1795631336174239783}],"truncated":true}"#,
+        );
+        assert!(
+            list.truncated && list.entries.is_some_and(|entries| entries[0].modified_ns == 1_795_631_336_174_239_783)
+        );
+        let failed = reply(r#"{"type":"file","id":"q3","error":{"code":"not_empty","message":"no"}}"#);
+        assert_eq!(failed.error.map(|failure| failure.code), Some(FileErrorCode::NotEmpty));
+        assert!(parse(br#"{"type":"file","id":"q4","error":{"code":"tired","message":"no"}}"#).is_none());
+    }
+
+    #[test]
+    fn commands_are_written_as_the_document_says() {
+        let json = |command: &ToKernel<'_>| serde_json::to_string(command).expect("JSON");
+        assert_eq!(
+            json(&ToKernel::FileRead { id: "q1", path: "a", offset: 2, length: 3 }),
+            r#"{"type":"file.read","id":"q1","path":"a","offset":2,"length":3}"#
+        );
+        let env = BTreeMap::from([("A".to_owned(), "b".to_owned())]);
+        assert_eq!(
+            json(&ToKernel::Configure { id: "q2", env: &env }),
+            r#"{"type":"configure","id":"q2","env":{"A":"b"}}"#
+        );
+        assert_eq!(
+            json(&ToKernel::Execute { cell: "c1", count: 1, code: "x", max_value: 4, max_media: 5, stdin: None }),
+            r#"{"type":"execute","cell":"c1","count":1,"code":"x","max_value":4,"max_media":5,"stdin":null}"#
+        );
+    }
+
+    #[test]
     fn what_is_no_message_is_refused() {
         for line in
             ["", "1", "[]", "{}", r#"{"type":"dance"}"#, r#"{"type":"pong"}"#, "{\"type\":\"pong\",\"id\":\"\\ud800\"}"]

@@ -138,8 +138,6 @@ pub enum CloseReason {
     Idle,
     /// `session.close`.
     Closed,
-    /// Its sandbox could not be started.
-    Engine,
     /// The server or the connection ends.
     Shutdown,
     /// Another connection attached it; the session goes on there.

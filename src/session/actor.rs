@@ -165,7 +165,7 @@ impl Actor {
                         tracing::warn!(session = %self.id, %error, "the sandbox did not start");
                         self.fail(&error);
                         if first {
-                            self.closing = Some(Closing { reason: CloseReason::Engine, waiters: Vec::new() });
+                            self.closing = Some(Closing { reason: CloseReason::Closed, waiters: Vec::new() });
                         } else {
                             // A later cell tries again; the session and its id stay.
                             self.publish(SessionStatus::Idle);
