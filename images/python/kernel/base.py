@@ -1,9 +1,9 @@
 """The Python kernel of cellblock: keeps one session's namespace and runs its cells.
 
 It speaks the kernel protocol (second half of protocol.md) on private copies of descriptors 0 and 1. It knows nothing of
-clients, limits or containers. Its source is sent to a stock interpreter (3.9 or newer). This part loads the
-others up to `session.py` into the same globals; `errors.py`, `rich.py` and `files.py` follow when they are first needed.
-Each is compiled alone, because what the compiler needs grows with the source and stays in the process.
+clients, limits or containers. Its source is sent to a stock interpreter (3.9 or newer). This part loads
+the others up to `session.py` into the same globals; `errors.py`, `rich.py` and `files.py` follow when they are first
+needed. Each is compiled alone, because what the compiler needs grows with the source and stays in the process.
 
 Time decides the shape: under gVisor a system call costs 5 to 25 us and waking a thread more, so a cell without output
 makes five system calls and wakes nobody, and dense printing makes none of its own. Modules that are built into the

@@ -261,7 +261,7 @@ class Capture:
 
 
 class Buffer(io.BufferedIOBase):
-    """sys.stdout.buffer or sys.stderr.buffer. It holds nothing itself and has no lock: finalisers print at any point."""
+    """sys.stdout.buffer or sys.stderr.buffer. It holds nothing and locks nothing: finalisers print at any point."""
 
     def __init__(self, capture, fd, name):
         self.capture, self.fd, self.stream = capture, fd, name

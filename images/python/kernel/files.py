@@ -49,9 +49,9 @@ def resolved(path, follow=True):
     """The real path of a file, which is below the real workspace or is it."""
     if "\0" in path:
         raise Refused("outside", "a path has no NUL")
-    full = os.path.normpath(os.path.join(WORKSPACE, path)) if follow else os.path.join(WORKSPACE, path).rstrip("/")
+    full = os.path.join(WORKSPACE, path).rstrip("/")
     if follow:
-        real = os.path.realpath(os.path.join(WORKSPACE, path))
+        real = os.path.realpath(full)
     else:
         parent, name = os.path.split(full)
         if name in ("", ".", ".."):

@@ -1,4 +1,4 @@
-"""A part of the Python kernel: modules that something is done to when user code imports them, and those that are missing."""
+"""A part of the Python kernel: what happens when user code imports certain modules; nothing is imported here."""
 
 
 class Hooks:

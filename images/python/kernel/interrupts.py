@@ -4,8 +4,8 @@
 class Interrupts:
     """SIGINT stops user code and nothing else, and no handler of the user's runs inside the kernel.
 
-    A handler may raise anything, and would from the middle of a message. So every one is wrapped, and what arrives while
-    the kernel works or no cell runs waits for user code, each signal once.
+    A handler may raise anything, and would from the middle of a message. So every one is wrapped, and what arrives
+    while the kernel works or no cell runs waits for user code, each signal once.
     """
 
     def __init__(self):

@@ -13,9 +13,12 @@ METHODS = {**TEXT_METHODS, **BINARY_METHODS, "application/json": "_repr_json_"}
 
 def method(value, name):
     """A method that the value really has: not that of a class's instances, nor of what answers to every name."""
-    if isinstance(value, type) or getattr(value, "_no_object_has_this_method_", None) is not None:
-        return None
-    found = getattr(value, name, None)
+    try:
+        if isinstance(value, type) or getattr(value, "_no_object_has_this_method_", None) is not None:
+            return None
+        found = getattr(value, name, None)
+    except Exception:
+        return None  # A __getattr__ or a property that fails says no more than that there is none.
     return found if callable(found) else None
 
 
@@ -109,9 +112,8 @@ def show_data(data):
         print(message["data"]["text/plain"])
 
 
-def show_objects(*objects, include=None, exclude=None, metadata=None, transient=None, display_id=None, raw=False,
-                 clear=False, **options):
-    """display(): one message for each object."""
+def show_objects(*objects, include=None, exclude=None, raw=False, **options):
+    """display(): one message for each object. Options of IPython's that concern a page in a browser have no effect."""
     for value in objects:
         if raw and isinstance(value, dict):
             show_data(dict(value))
@@ -168,6 +170,10 @@ class Shown:
     mime = "text/plain"
 
     def __init__(self, data=None, url=None, filename=None, metadata=None, **options):
+        if hasattr(data, "__fspath__"):
+            data = os.fspath(data)
+        if isinstance(data, str) and len(data) < 1000 and os.path.isfile(data):
+            data, filename = None, data
         if data is None and url is not None:
             raise ValueError("there is no network to fetch %r from; pass the data" % (url,))
         if data is None and filename is not None:
@@ -188,11 +194,11 @@ class Image(Shown):
     """A picture from bytes, or from the file of a name."""
 
     def __init__(self, data=None, url=None, filename=None, format=None, **options):
-        if isinstance(data, str):
-            data, filename = None, data
         super().__init__(data, url, filename)
+        if not isinstance(self.data, bytes):
+            raise ValueError("an Image is made of bytes or of the name of a file, not of %.40r" % (self.data,))
         kinds = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"%PDF": "pdf"}
-        found = [kind for start, kind in kinds.items() if (self.data or b"").startswith(start)]
+        found = [kind for start, kind in kinds.items() if self.data.startswith(start)]
         kind = (format or (found or ["png"])[0]).lower().replace("jpg", "jpeg")
         self.format, self.mime = kind, "application/pdf" if kind == "pdf" else "image/" + kind
 
@@ -221,7 +227,8 @@ def kind_of(name, mime):
 
 def shim_spec(name):
     """A small module in the place of one of IPython's, for code written for notebooks."""
-    return _import("importlib.machinery").machinery.ModuleSpec(name, Shim(), is_package=name in ("IPython", "IPython.core"))
+    machinery = _import("importlib.machinery").machinery
+    return machinery.ModuleSpec(name, Shim(), is_package=name in ("IPython", "IPython.core"))
 
 
 class Shim:

@@ -1,4 +1,4 @@
-"""A part of the Python kernel: the session, its cells, and the loop that serves the supervisor. The last to run at once."""
+"""A part of the Python kernel: the session, its cells, and the loop that serves the supervisor."""
 
 
 class Kernel:
@@ -16,7 +16,7 @@ class Kernel:
         self.main.__builtins__ = builtins
         sys.modules["__main__"] = self.main
         self.namespace = self.main.__dict__
-        self.namespace["display"] = display
+        builtins.display = display
         self.sources, self.flags, self.has_stdin, self.loop, self.used = {}, 0, False, None, None
         sys.stdout = sys.__stdout__ = Stream(self.capture, 1, "stdout", "replace")
         sys.stderr = sys.__stderr__ = Stream(self.capture, 2, "stderr", "backslashreplace")
