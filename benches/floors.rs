@@ -34,7 +34,11 @@ impl Peer {
     fn ask(&mut self, line: &str) -> String {
         writeln!(self.stdin, "{line}").expect("written");
         let mut answer = String::new();
-        self.stdout.read_line(&mut answer).expect("answered");
+        // The end of a session is told before the request that ends it is answered.
+        while answer.is_empty() || answer.contains("\"method\":\"session.closed\"") {
+            answer.clear();
+            assert!(self.stdout.read_line(&mut answer).expect("answered") > 0, "it ended");
+        }
         answer
     }
 
