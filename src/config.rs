@@ -13,10 +13,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
     engine::{Resources, choice::Choice, runsc::Platform},
-    protocol::ServerLimits,
-    session::Policy,
+    protocol::{ServerLimits, SessionLimits},
+    session::{Policy, files::MAX_READ},
     units::{ByteSize, Span},
 };
+
+/// The largest `max_media`.
+const MAX_MEDIA: ByteSize = ByteSize(4 << 20);
 
 /// Every setting. Field names are the keys of the TOML file; `--max-line` and `CELLBLOCK_MAX_LINE` set `max_line`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,16 +65,26 @@ pub struct Config {
     pub max_output: ByteSize,
     /// The largest cap that may be asked for.
     pub max_output_limit: ByteSize,
+    /// What one display or value of a cell may hold beside its text.
+    pub max_media: ByteSize,
+    /// How long a session may be without work before it is closed when its maker says nothing; zero: for ever.
+    pub idle_ttl: Span,
+    /// The longest time without work that may be asked for; zero: no limit.
+    pub max_idle_ttl: Span,
     /// From an interrupt until the sandbox is killed.
     pub grace: Span,
     /// Until a sandbox must be ready.
     pub start_timeout: Span,
     /// How long requests in flight may take after the end of input.
     pub drain_timeout: Span,
-    /// Memory of one sandbox.
+    /// Memory of one sandbox when its session says nothing.
     pub memory: ByteSize,
-    /// CPUs of one sandbox.
+    /// The most memory that a session may ask for; `memory` when absent.
+    pub max_memory: Option<ByteSize>,
+    /// CPUs of one sandbox when its session says nothing.
     pub cpus: f64,
+    /// The most CPUs that a session may ask for; `cpus` when absent.
+    pub max_cpus: Option<f64>,
     /// Processes and threads inside one sandbox.
     pub processes: u32,
     /// Size of `/workspace` and of `/tmp`, each.
@@ -137,11 +150,16 @@ impl Config {
             max_timeout: seconds(3600),
             max_output: ByteSize(1 << 20),
             max_output_limit: ByteSize(16 << 20),
+            max_media: ByteSize(4 << 20),
+            idle_ttl: seconds(3600),
+            max_idle_ttl: seconds(24 * 3600),
             grace: seconds(2),
             start_timeout: seconds(60),
             drain_timeout: seconds(10),
             memory: ByteSize(512 << 20),
+            max_memory: None,
             cpus: 1.0,
+            max_cpus: None,
             processes: 256,
             disk: ByteSize(128 << 20),
         }
@@ -154,11 +172,25 @@ impl Config {
             max_sessions: self.max_sessions,
             max_queue: self.max_queue,
             max_timeout: self.max_timeout,
+            max_idle_ttl: self.max_idle_ttl,
             max_output: self.max_output_limit,
-            memory: self.memory,
-            cpus: self.cpus,
+            max_media: self.max_media,
+            max_read: ByteSize(MAX_READ as u64),
+            memory: self.max_memory.unwrap_or(self.memory),
+            cpus: self.max_cpus.unwrap_or(self.cpus),
             processes: self.processes,
             disk: self.disk,
+        }
+    }
+
+    /// The limits of a session whose maker says nothing.
+    pub fn session_limits(&self) -> SessionLimits {
+        SessionLimits {
+            timeout: self.timeout,
+            max_output: self.max_output,
+            idle_ttl: self.idle_ttl,
+            memory: self.memory,
+            cpus: self.cpus,
         }
     }
 
@@ -169,6 +201,7 @@ impl Config {
             max_queue: self.max_queue,
             grace: self.grace.0,
             start_timeout: self.start_timeout.0,
+            max_media: usize::try_from(self.max_media.0).unwrap_or(usize::MAX),
             resources: Resources { memory: self.memory, cpus: self.cpus, processes: self.processes, disk: self.disk },
         }
     }
@@ -182,6 +215,26 @@ impl Config {
         }
         if self.memory < ByteSize(64 << 20) {
             return wrong("memory", &self.memory, "a sandbox needs at least 64m");
+        }
+        if self.max_memory.is_some_and(|max| max < self.memory) {
+            return wrong("max_memory", &self.max_memory.unwrap_or(self.memory), "it must be at least `memory`");
+        }
+        if self.max_cpus.is_some_and(|max| !(self.cpus..=1024.0).contains(&max)) {
+            return wrong("max_cpus", &self.max_cpus.unwrap_or(self.cpus), "it must be from `cpus` to 1024");
+        }
+        if self.max_media > MAX_MEDIA {
+            return wrong(
+                "max_media",
+                &self.max_media,
+                "it must be at most 4m, which fits a kernel's line with its escapes",
+            );
+        }
+        if !self.max_idle_ttl.0.is_zero() && (self.idle_ttl.0.is_zero() || self.idle_ttl > self.max_idle_ttl) {
+            return wrong(
+                "idle_ttl",
+                &self.idle_ttl,
+                &format!("it must be over 0s and at most `max_idle_ttl` ({}), unless that is 0s", self.max_idle_ttl),
+            );
         }
         if self.max_line < ByteSize(1 << 10) || self.max_line > ByteSize(1 << 30) {
             return wrong("max_line", &self.max_line, "it must be from 1k to 1g");

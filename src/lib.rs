@@ -7,8 +7,8 @@
 //! | module | what it is |
 //! |---|---|
 //! | `main`, [`cli`] | arguments, environment, exit codes: `serve`, `run`, `image`, `config` |
-//! | [`rpc`] | the JSON-RPC front door: `listen` (stdio, Unix socket), `connection`, `outbox`, `dispatch`, `methods` |
-//! | [`session`] | the registry, the handle, one `actor` per session, the pure ladder in `state` |
+//! | [`rpc`] | the JSON-RPC front door: `listen` (stdio, Unix socket), `connection`, `dispatch`, `outbox`, `methods`; `wanted` holds requests against the settings |
+//! | [`session`] | the registry, the handle, one `actor` per session with its `queue`, `running` cell and `files`, the pure ladder in `state`; `run` is the one-shot call |
 //! | [`kernel`], [`output`], [`lines`] | drives one kernel over a reader and a writer; caps output; frames both protocols |
 //! | [`engine`] | the seam: starts a sandbox. `hardening` says what every sandbox is, `choice` which engine serves |
 //! | `engine/docker`, `engine/runsc` | containers of a daemon through bollard; `runsc` itself, without one. Each renders the hardening in one pure function |

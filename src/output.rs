@@ -19,6 +19,23 @@ pub struct OutputText {
     pub truncated: bool,
 }
 
+impl OutputText {
+    /// Bytes of the program's that `text` shows.
+    pub fn kept(&self) -> u64 {
+        self.bytes - self.dropped
+    }
+
+    /// This stream, and what was written to it after.
+    #[must_use]
+    pub fn then(mut self, next: &Self) -> Self {
+        self.text.push_str(&next.text);
+        self.bytes += next.bytes;
+        self.dropped += next.dropped;
+        self.truncated |= next.truncated;
+        self
+    }
+}
+
 /// A buffer that never holds more than its cap, however much is pushed.
 #[derive(Debug)]
 pub struct CappedOutput {
@@ -57,9 +74,7 @@ impl CappedOutput {
         let (mut head, tail) = (self.head, Vec::from(self.tail));
         if self.total == (head.len() + tail.len()) as u64 {
             head.extend_from_slice(&tail);
-            let text =
-                String::from_utf8(head).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-            return OutputText { text, bytes: self.total, dropped: 0, truncated: false };
+            return OutputText { text: lossy(head), bytes: self.total, dropped: 0, truncated: false };
         }
         let head = &head[..whole_characters(&head)];
         let tail = &tail[continuation_bytes(&tail)..];
@@ -73,8 +88,46 @@ impl CappedOutput {
     }
 }
 
+/// Turns the bytes of one stream into texts of whole characters while they come, up to a cap.
+#[derive(Debug)]
+pub struct LiveText {
+    left: usize,
+    /// The first bytes of a character whose rest has not come.
+    held: Vec<u8>,
+}
+
+impl LiveText {
+    /// Passes on the first `cap` bytes of the stream.
+    pub fn new(cap: usize) -> Self {
+        Self { left: cap, held: Vec::new() }
+    }
+
+    /// The text of what was written next; `None` when no whole character of it is within the cap.
+    pub fn push(&mut self, mut bytes: Vec<u8>) -> Option<String> {
+        bytes.truncate(self.left);
+        self.left -= bytes.len();
+        if !self.held.is_empty() {
+            self.held.extend_from_slice(&bytes);
+            bytes = std::mem::take(&mut self.held);
+        }
+        self.held = bytes.split_off(whole_characters(&bytes));
+        (!bytes.is_empty()).then(|| lossy(bytes))
+    }
+
+    /// What is left when the stream has ended: a character that was never completed. One that the cap cut is not shown.
+    pub fn finish(&mut self) -> Option<String> {
+        let held = std::mem::take(&mut self.held);
+        (!held.is_empty() && self.left > 0).then(|| lossy(held))
+    }
+}
+
+/// The text of `bytes`, without a copy where it is valid.
+fn lossy(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
 /// The length of `bytes` without a character that was cut at its end.
-fn whole_characters(bytes: &[u8]) -> usize {
+pub fn whole_characters(bytes: &[u8]) -> usize {
     let start = bytes.len().saturating_sub(3);
     for (back, &byte) in bytes[start..].iter().rev().enumerate() {
         let width = match byte {
@@ -133,7 +186,28 @@ mod tests {
         assert_eq!((output.bytes, output.dropped), (3, 3));
     }
 
+    #[test]
+    fn live_text_holds_a_cut_character_until_its_rest_comes_and_stops_at_the_cap() {
+        let mut live = LiveText::new(8);
+        assert_eq!(live.push(vec![b'a', 0xC3]), Some("a".into()));
+        assert_eq!(live.push(vec![0xA9]), Some("é".into()));
+        assert_eq!(live.push(vec![0xE2, 0x82]), None);
+        assert_eq!(live.push(vec![b'b', 0xFF, 0xC3, 0xA9]), Some("\u{FFFD}b\u{FFFD}".into()));
+        assert_eq!((live.push(b"more".to_vec()), live.finish()), (None, None), "the cap cut the last character");
+        let mut live = LiveText::new(8);
+        assert_eq!((live.push(vec![0xE2, 0x82]), live.finish()), (None, Some("\u{FFFD}".into())));
+    }
+
     proptest! {
+        #[test]
+        fn live_text_is_the_streams_text(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..6), 0..40)) {
+            let mut live = LiveText::new(1000);
+            let mut text: String = chunks.iter().filter_map(|chunk| live.push(chunk.clone())).collect();
+            text.extend(live.finish());
+            let all = chunks.concat();
+            prop_assert_eq!(text, String::from_utf8_lossy(&all));
+        }
+
         #[test]
         fn accounts_agree_with_a_plain_buffer(cap in 0usize..64, chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..12)) {
             let all: Vec<u8> = chunks.concat();

@@ -8,6 +8,9 @@ mod dispatch;
 pub mod listen;
 mod methods;
 mod outbox;
+mod pipes;
+mod stream;
+mod wanted;
 
 pub use connection::serve;
 

@@ -4,6 +4,25 @@
 
 use serde::Deserialize;
 
+/// The Python kernel: the bootstrap runs its first part, which loads the others by name.
+const PYTHON_KERNEL: &str = concat!(
+    include_str!("../images/python/kernel/base.py"),
+    "\n#### interrupts\n",
+    include_str!("../images/python/kernel/interrupts.py"),
+    "\n#### capture\n",
+    include_str!("../images/python/kernel/capture.py"),
+    "\n#### imports\n",
+    include_str!("../images/python/kernel/imports.py"),
+    "\n#### session\n",
+    include_str!("../images/python/kernel/session.py"),
+    "\n#### errors\n",
+    include_str!("../images/python/kernel/errors.py"),
+    "\n#### rich\n",
+    include_str!("../images/python/kernel/rich.py"),
+    "\n#### files\n",
+    include_str!("../images/python/kernel/files.py"),
+);
+
 /// A language that sessions can ask for.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,6 +39,9 @@ pub struct Runtime {
     pub image: String,
     /// The bootstrap: reads the kernel's source from descriptor 0 as `protocol.md` says, and runs it.
     pub command: Vec<String>,
+    /// A cell that calls `main` with the JSON text that the string literal `{arguments}` holds, where `main` can be
+    /// called; its value's `application/json` is `{"called": true, "value": ..}`.
+    pub call: Option<String>,
     /// The kernel's source.
     #[serde(skip)]
     pub kernel: &'static str,
@@ -30,12 +52,23 @@ pub struct Runtime {
 pub struct Runtimes(Vec<Runtime>);
 
 /// A runtime that nobody knows; the message lists the known ones.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("there is no runtime `{wanted}`; known: {known}")]
 pub struct UnknownRuntime {
     wanted: String,
     known: String,
 }
+
+/// One program in parts, in the order in which its head says they belong.
+const NODEJS_KERNEL: &str = concat!(
+    include_str!("../images/nodejs/kernel/head.js"),
+    include_str!("../images/nodejs/kernel/channel.js"),
+    include_str!("../images/nodejs/kernel/source.js"),
+    include_str!("../images/nodejs/kernel/values.js"),
+    include_str!("../images/nodejs/kernel/process.js"),
+    include_str!("../images/nodejs/kernel/files.js"),
+    include_str!("../images/nodejs/kernel/cells.js"),
+);
 
 impl Runtimes {
     /// The runtimes that ship in the binary.
@@ -46,8 +79,8 @@ impl Runtimes {
             runtime
         };
         Self(vec![
-            parse(include_str!("../images/python/runtime.toml"), include_str!("../images/python/kernel.py")),
-            parse(include_str!("../images/nodejs/runtime.toml"), include_str!("../images/nodejs/kernel.js")),
+            parse(include_str!("../images/python/runtime.toml"), PYTHON_KERNEL),
+            parse(include_str!("../images/nodejs/runtime.toml"), NODEJS_KERNEL),
         ])
     }
 

@@ -4,69 +4,72 @@
 //! call is harmless. Nothing here knows JSON-RPC or which engine runs.
 
 mod actor;
+mod artifacts;
 mod cell;
+pub mod files;
+mod handle;
+mod holder;
+mod queue;
+mod registry;
+mod remembered;
+mod run;
+mod running;
 mod sandbox;
 pub mod state;
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::task::TaskTracker;
+use tokio::sync::mpsc;
 
 use crate::{
-    engine::{Engine, Resources},
-    error::Error,
+    engine::Resources,
     kernel::wire::StreamName,
-    posture::Posture,
-    protocol::{CellResult, SessionInfo, SessionLimits, SessionStatus},
+    protocol::{SessionLimits, Value},
     runtime::Runtime,
 };
 
-/// Commands that may wait for an actor; it takes them as they come, so this fills only under a flood.
-const COMMANDS: usize = 256;
+pub use handle::{Pending, Session};
+pub use holder::Hold;
+pub use registry::Registry;
+pub use run::OneShot;
 
 /// Limits that hold for every session.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
     /// Sessions open at once.
     pub max_sessions: usize,
-    /// Cells waiting in one session.
+    /// Cells and file operations waiting in one session.
     pub max_queue: usize,
     /// From an interrupt until the sandbox is killed.
     pub grace: Duration,
     /// Until a sandbox must be up and its kernel ready.
     pub start_timeout: Duration,
-    /// What each sandbox may use.
+    /// What one display or value may hold beside its text, bytes.
+    pub max_media: usize,
+    /// What each sandbox may use; a session's own memory and CPUs take the place of these.
     pub resources: Resources,
 }
 
-/// All open sessions.
-#[derive(Debug)]
-pub struct Registry {
-    engine: Arc<dyn Engine>,
-    policy: Policy,
-    sessions: Mutex<BTreeMap<String, Session>>,
-    created: AtomicU64,
-    tasks: TaskTracker,
+/// A session to open.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Its language.
+    pub runtime: Runtime,
+    /// Its sandbox's limits, and defaults of its cells.
+    pub limits: SessionLimits,
+    /// Environment variables, in every sandbox that it gets.
+    pub env: BTreeMap<String, String>,
+    /// A label for people.
+    pub name: Option<String>,
+    /// Whether it may outlive whoever opened it.
+    pub detach: bool,
 }
 
-/// A handle of one session; clones are the same session.
-#[derive(Clone, Debug)]
-pub struct Session {
-    id: String,
-    /// Sessions are listed in the order of their making.
-    number: u64,
-    commands: mpsc::Sender<actor::Command>,
-    published: watch::Receiver<actor::Published>,
-    limits: SessionLimits,
-    runtime: String,
+impl Opening {
+    /// Without anything special.
+    pub fn new(runtime: Runtime, limits: SessionLimits) -> Self {
+        Self { runtime, limits, env: BTreeMap::new(), name: None, detach: false }
+    }
 }
 
 /// A cell to run.
@@ -78,181 +81,30 @@ pub struct Cell {
     pub timeout: Duration,
     /// Cap of each output stream, bytes.
     pub max_output: usize,
-    /// Gets every byte of output as it comes, before the cap; a full channel slows the cell down.
-    pub live: Option<mpsc::Sender<(StreamName, Vec<u8>)>>,
+    /// What its standard input holds.
+    pub stdin: Option<String>,
+    /// Whether the files that it creates or changes are looked for.
+    pub artifacts: bool,
+    /// Names it among the session's cells: a second one with this name gets the first one's result.
+    pub key: Option<String>,
+    /// Gets what it says while it runs; a full channel slows the cell down.
+    pub live: Option<mpsc::Sender<Said>>,
 }
 
-/// A cell that was handed over: its answer, and the way to stop it.
+impl Cell {
+    /// Without anything special.
+    pub fn new(code: String, timeout: Duration, max_output: usize) -> Self {
+        Self { code, timeout, max_output, stdin: None, artifacts: false, key: None, live: None }
+    }
+}
+
+/// What a cell says while it runs.
 #[derive(Debug)]
-pub struct Pending {
-    answer: oneshot::Receiver<Result<CellResult, Error>>,
-    commands: mpsc::Sender<actor::Command>,
-    ticket: u64,
-}
-
-impl Registry {
-    /// A registry that starts sandboxes with `engine`.
-    pub fn new(engine: Arc<dyn Engine>, policy: Policy) -> Self {
-        Self { engine, policy, sessions: Mutex::default(), created: AtomicU64::new(0), tasks: TaskTracker::new() }
-    }
-
-    /// The engine.
-    pub fn engine(&self) -> &dyn Engine {
-        &*self.engine
-    }
-
-    /// Open sessions.
-    pub fn len(&self) -> usize {
-        self.sessions.lock().expect("no holder panics").len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Opens a session; its place is taken at once, its sandbox starts behind the returned handle.
-    ///
-    /// # Errors
-    /// When all places are taken.
-    pub fn open(self: &Arc<Self>, runtime: Runtime, limits: SessionLimits) -> Result<Session, Error> {
-        let mut sessions = self.sessions.lock().expect("no holder panics");
-        if self.tasks.is_closed() {
-            return Err(Error::ShuttingDown);
-        }
-        if sessions.len() >= self.policy.max_sessions {
-            return Err(Error::TooManySessions { limit: self.policy.max_sessions });
-        }
-        let (commands, inbox) = mpsc::channel(COMMANDS);
-        let (publish, published) = watch::channel(actor::Published::default());
-        let id = crate::random_id();
-        let number = self.created.fetch_add(1, Ordering::Relaxed);
-        let session = Session { id: id.clone(), number, commands, published, limits, runtime: runtime.name.clone() };
-        sessions.insert(id.clone(), session.clone());
-        let actor = actor::Actor::new(id.clone(), runtime, Arc::clone(&self.engine), self.policy, inbox, publish);
-        let registry = Arc::clone(self);
-        self.tasks.spawn(async move {
-            actor.run().await;
-            registry.sessions.lock().expect("no holder panics").remove(&id);
-        });
-        Ok(session)
-    }
-
-    /// Closes every session and waits until their sandboxes are gone; no new one can be opened.
-    pub async fn close_all(&self) {
-        let sessions: Vec<_> = {
-            let sessions = self.sessions.lock().expect("no holder panics");
-            self.tasks.close();
-            sessions.values().cloned().collect()
-        };
-        for session in sessions {
-            let _ = session.commands.send(actor::Command::Close(None)).await;
-        }
-        self.tasks.wait().await;
-    }
-}
-
-impl Session {
-    /// Its id.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// Where it stands in the order of all sessions.
-    pub fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// Defaults of its cells.
-    pub fn limits(&self) -> SessionLimits {
-        self.limits
-    }
-
-    /// How it stands.
-    pub fn info(&self) -> SessionInfo {
-        let published = self.published.borrow();
-        let status = if self.commands.is_closed() { SessionStatus::Closed } else { published.status };
-        SessionInfo {
-            session_id: self.id.clone(),
-            runtime: self.runtime.clone(),
-            runtime_version: published.version.clone(),
-            generation: published.generation,
-            status,
-            queued: published.queued,
-            execution_count: published.count,
-            limits: self.limits,
-        }
-    }
-
-    /// Waits until its sandbox is up, and returns the measured posture.
-    ///
-    /// # Errors
-    /// When the sandbox cannot be started.
-    pub async fn ready(&self) -> Result<Arc<Posture>, Error> {
-        self.ask(actor::Command::Ready).await?
-    }
-
-    /// Hands a cell over. Not async, so that cells run in the order of the calls.
-    ///
-    /// # Errors
-    /// When the session is closed or flooded.
-    pub fn execute(&self, cell: Cell) -> Result<Pending, Error> {
-        static TICKETS: AtomicU64 = AtomicU64::new(0);
-        let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
-        let (reply, answer) = oneshot::channel();
-        self.commands.try_send(actor::Command::Execute(actor::Queued { ticket, cell, reply })).map_err(|error| {
-            match error {
-                mpsc::error::TrySendError::Full(_) => Error::QueueFull { position: COMMANDS },
-                mpsc::error::TrySendError::Closed(_) => self.closed(),
-            }
-        })?;
-        Ok(Pending { answer, commands: self.commands.clone(), ticket })
-    }
-
-    /// Stops the running cell; false when none runs.
-    ///
-    /// # Errors
-    /// When the session is closed.
-    pub async fn interrupt(&self) -> Result<bool, Error> {
-        self.ask(actor::Command::Interrupt).await
-    }
-
-    /// Replaces the sandbox by a fresh one and waits until it is up.
-    ///
-    /// # Errors
-    /// When the session is closed or the new sandbox cannot be started.
-    pub async fn restart(&self) -> Result<Arc<Posture>, Error> {
-        self.ask(actor::Command::Restart).await?
-    }
-
-    /// Closes it and waits until its sandbox is gone; fine when it is closed already.
-    pub async fn close(&self) {
-        let _ = self.ask(|reply| actor::Command::Close(Some(reply))).await;
-    }
-
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> actor::Command) -> Result<T, Error> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| self.closed())?;
-        answer.await.map_err(|_| self.closed())
-    }
-
-    /// Why there is nobody to ask: the session was closed, or its sandbox never came up.
-    fn closed(&self) -> Error {
-        self.published.borrow().failure.clone().map_or(Error::Closed, Error::Engine)
-    }
-}
-
-impl Pending {
-    /// The cell's result.
-    ///
-    /// # Errors
-    /// When the cell did not start, or nobody knows.
-    pub async fn answer(&mut self) -> Result<CellResult, Error> {
-        (&mut self.answer).await.unwrap_or(Err(Error::Abandoned))
-    }
-
-    /// Stops the cell if it runs, and takes it out of the queue if it waits; `answer` comes all the same.
-    pub async fn cancel(&self) {
-        let _ = self.commands.send(actor::Command::Cancel(self.ticket)).await;
-    }
+pub enum Said {
+    /// The kernel gets it, under this id.
+    Started(String),
+    /// It or a child of it wrote: every byte, before the cap.
+    Output(StreamName, Vec<u8>),
+    /// It displayed something, within the result's limits.
+    Display(Value),
 }

@@ -74,6 +74,15 @@ pub(super) struct Flags {
     /// Largest cap that may be asked for [default: 16m]
     #[arg(long, global = true, value_name = "SIZE")]
     max_output_limit: Option<ByteSize>,
+    /// What one display or value may hold beside its text [default: 4m]
+    #[arg(long, global = true, value_name = "SIZE")]
+    max_media: Option<ByteSize>,
+    /// How long a session may be without work before it is closed; `0s`: for ever [default: 1h]
+    #[arg(long, global = true, value_name = "TIME")]
+    idle_ttl: Option<Span>,
+    /// Longest such time that may be asked for; `0s`: no limit [default: 1day]
+    #[arg(long, global = true, value_name = "TIME")]
+    max_idle_ttl: Option<Span>,
     /// From an interrupt until the sandbox is killed [default: 2s]
     #[arg(long, global = true, value_name = "TIME")]
     grace: Option<Span>,
@@ -86,9 +95,15 @@ pub(super) struct Flags {
     /// Memory of one sandbox, swap off [default: 512m]
     #[arg(long, global = true, value_name = "SIZE")]
     memory: Option<ByteSize>,
+    /// Most memory that a session may ask for [default: --memory]
+    #[arg(long, global = true, value_name = "SIZE")]
+    max_memory: Option<ByteSize>,
     /// CPUs of one sandbox [default: 1.0]
     #[arg(long, global = true, value_name = "N")]
     cpus: Option<f64>,
+    /// Most CPUs that a session may ask for [default: --cpus]
+    #[arg(long, global = true, value_name = "N")]
+    max_cpus: Option<f64>,
     /// Processes and threads inside one sandbox [default: 256]
     #[arg(long, global = true, value_name = "N")]
     processes: Option<u32>,

@@ -10,8 +10,8 @@ use super::{Failure, start};
 use crate::{
     config::Config,
     kernel::wire::StreamName,
-    protocol::{CellResult, CellStatus, EndedBy, SessionLimits},
-    session::Cell,
+    protocol::{CellResult, CellStatus, EndedBy},
+    session::{Cell, Opening, Said},
 };
 
 /// Chunks of output that wait for the terminal.
@@ -48,16 +48,16 @@ pub(super) async fn run(config: Config, args: RunArgs) -> Result<u8, Failure> {
     // Draws on standard error, and only on a terminal.
     let progress = ProgressBar::new_spinner().with_message(format!("starting a {} sandbox", runtime.name));
     progress.enable_steady_tick(Duration::from_millis(100));
-    let session =
-        registry.open(runtime.clone(), SessionLimits { timeout: config.timeout, max_output: config.max_output })?;
+    let session = registry.open(Opening::new(runtime.clone(), config.session_limits()))?;
     let ready = session.ready().await;
     progress.finish_and_clear();
     ready?;
 
-    let (live, mut chunks) = mpsc::channel::<(StreamName, Vec<u8>)>(LIVE_CHUNKS);
-    let mut pending = session.execute(Cell { code, timeout: config.timeout.0, max_output: 0, live: Some(live) })?;
+    let (live, mut chunks) = mpsc::channel(LIVE_CHUNKS);
+    let mut pending = session.execute(Cell { live: Some(live), ..Cell::new(code, config.timeout.0, 0) })?;
     let printing = tokio::task::spawn_blocking(move || {
-        while let Some((name, bytes)) = chunks.blocking_recv() {
+        while let Some(said) = chunks.blocking_recv() {
+            let Said::Output(name, bytes) = said else { continue };
             // A reader that went away (`| head`) is no reason to stop the program.
             let _ = match name {
                 StreamName::Stdout => std::io::stdout().write_all(&bytes).and_then(|()| std::io::stdout().flush()),

@@ -19,7 +19,7 @@ pub struct Profile {
 pub struct ProfileError(String);
 
 #[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object with `defaultAction` and `syscalls`")]
 struct Parsed {
     default_action: Action,
     default_errno_ret: Option<u32>,
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn what_is_no_profile_is_refused_with_its_place() {
         for (text, part) in [
-            ("[]", "map"),
+            ("[]", "an object"),
             ("{}", "`defaultAction`"),
             (r#"{"defaultAction": "ALLOW"}"#, "`ALLOW`"),
             (r#"{"defaultAction": "SCMP_ACT_ALLOW", "sycalls": []}"#, "`sycalls`"),

@@ -14,22 +14,22 @@ use serde_json::value::RawValue;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::Semaphore,
+    task::JoinHandle,
 };
 use tokio_util::{codec::FramedRead, sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Server,
     dispatch::{self, InFlight},
-    outbox::{self, Outbox},
+    outbox::{Outbox, outbox},
 };
 use crate::{
     error::Error,
     lines::{Frame, LineDecoder},
-    session::Session,
+    protocol::{CloseReason, SessionClosed},
+    session::{Registry, Session},
 };
 
-/// Bytes of answers that wait for the client, in lines of the maximal length; then requests wait, and reading stops.
-const LINES_WAITING: usize = 4;
 /// Requests in flight on one connection.
 const MAX_IN_FLIGHT: usize = 1024;
 /// Bytes of request lines in flight on one connection, in lines of the maximal length.
@@ -38,35 +38,87 @@ const LINES_IN_FLIGHT: usize = 4;
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
 /// What a connection's requests share; clones are the same connection.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Connection(Arc<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
-    sessions: Mutex<BTreeMap<String, Session>>,
+    registry: Arc<Registry>,
+    sessions: Mutex<BTreeMap<String, Held>>,
     in_flight: InFlight,
     token: CancellationToken,
+    /// Cancelled when nothing more is done for this client.
+    gone: CancellationToken,
+    outbox: Outbox,
+}
+
+/// A session that this connection holds.
+#[derive(Debug)]
+struct Held {
+    session: Session,
+    hold: u64,
+    /// Sends `session.closed` when it is over.
+    watcher: JoinHandle<()>,
 }
 
 impl Connection {
-    /// The session with this id, if this connection made it.
+    fn new(registry: Arc<Registry>, outbox: Outbox) -> Self {
+        Self(Arc::new(Inner {
+            registry,
+            sessions: Mutex::default(),
+            in_flight: InFlight::default(),
+            token: CancellationToken::new(),
+            gone: CancellationToken::new(),
+            outbox,
+        }))
+    }
+
+    /// The session with this id, if this connection holds it.
     pub(super) fn session(&self, id: &str) -> Result<Session, Error> {
-        self.sessions().get(id).cloned().ok_or_else(|| Error::NoSession(id.to_owned()))
+        let sessions = self.sessions();
+        let held = sessions.get(id).filter(|held| held.session.is_held_by(held.hold));
+        match held {
+            Some(held) => Ok(held.session.clone()),
+            None => Err(self.0.registry.missing(id)),
+        }
     }
 
-    /// Takes up a session.
-    pub(super) fn insert(&self, session: Session) {
-        self.sessions().insert(session.id().to_owned(), session);
+    /// Takes a session up; whoever held it is told so.
+    ///
+    /// # Errors
+    /// When the connection ends: the session is not held then.
+    pub(super) fn hold(&self, session: &Session) -> Result<(), Error> {
+        let mut sessions = self.sessions();
+        if self.0.gone.is_cancelled() {
+            return Err(Error::ShuttingDown);
+        }
+        let hold = session.hold();
+        let (connection, id, number) = (self.clone(), session.id().to_owned(), hold.number());
+        let watcher = tokio::spawn(async move {
+            let Some(reason) = hold.over().await else { return };
+            connection.forget(&id, number);
+            connection.outbox().notify("session.closed", SessionClosed { session_id: &id, reason }).await;
+        });
+        sessions.insert(session.id().to_owned(), Held { session: session.clone(), hold: number, watcher });
+        Ok(())
     }
 
-    /// Forgets a session.
-    pub(super) fn remove(&self, id: &str) -> Result<Session, Error> {
-        self.sessions().remove(id).ok_or_else(|| Error::NoSession(id.to_owned()))
+    /// Closes a session and waits until it is gone and the client was told.
+    pub(super) async fn close(&self, id: &str, reason: CloseReason) -> Result<(), Error> {
+        let session = self.session(id)?;
+        let held = self.sessions().remove(id);
+        session.close(reason).await;
+        if let Some(held) = held {
+            let _ = held.watcher.await;
+        }
+        Ok(())
     }
 
-    /// All of them, oldest first.
+    /// All sessions that it holds, oldest first.
     pub(super) fn all(&self) -> Vec<Session> {
-        let mut sessions: Vec<_> = self.sessions().values().cloned().collect();
+        let sessions = self.sessions();
+        let held = sessions.values().filter(|held| held.session.is_held_by(held.hold));
+        let mut sessions: Vec<_> = held.map(|held| held.session.clone()).collect();
         sessions.sort_by_key(Session::number);
         sessions
     }
@@ -80,28 +132,58 @@ impl Connection {
         &self.0.token
     }
 
-    fn sessions(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Session>> {
+    /// Cancelled when nothing more is done for this client.
+    pub(super) fn gone(&self) -> &CancellationToken {
+        &self.0.gone
+    }
+
+    pub(super) fn outbox(&self) -> &Outbox {
+        &self.0.outbox
+    }
+
+    /// Forgets a session if it is still held by this hold.
+    fn forget(&self, id: &str, hold: u64) {
+        let mut sessions = self.sessions();
+        if sessions.get(id).is_some_and(|held| held.hold == hold) {
+            sessions.remove(id);
+        }
+    }
+
+    fn sessions(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Held>> {
         self.0.sessions.lock().expect("no holder panics")
+    }
+
+    /// Lets go of every session: closes those that belong to their connection, and leaves those that outlive it unless
+    /// the server ends, too.
+    async fn leave(&self, server_ends: bool) {
+        self.0.gone.cancel();
+        let outlives = |session: &Session| session.detach() && !server_ends;
+        let (detached, own): (Vec<_>, Vec<_>) = self.all().into_iter().partition(outlives);
+        for session in detached {
+            if let Some(held) = self.sessions().remove(session.id()) {
+                held.watcher.abort();
+            }
+        }
+        join_all(own.iter().map(|session| self.close(session.id(), CloseReason::Shutdown))).await;
     }
 }
 
 /// Serves one client until its input ends or the server shuts down, and leaves nothing of it behind.
 pub async fn serve(server: Server, reader: impl AsyncRead + Unpin, writer: impl AsyncWrite + Unpin + Send + 'static) {
-    let connection = Connection::default();
-    let max_line = usize::try_from(server.config.max_line.0).unwrap_or(usize::MAX);
-    let (outbox, exit) = Outbox::new(max_line.saturating_mul(LINES_WAITING));
-    let mut writing = tokio::spawn(outbox::write(writer, exit));
+    let (answers, messages) = outbox();
+    let connection = Connection::new(Arc::clone(&server.registry), answers.clone());
+    let mut writing = tokio::spawn(messages.write(writer));
     let requests = TaskTracker::new();
-    read(&server, &connection, &requests, &outbox, reader).await;
+    read(&server, &connection, &requests, &answers, reader).await;
 
     requests.close();
     let drained = tokio::time::timeout(server.config.drain_timeout.0, requests.wait()).await;
     if drained.is_err() {
         tracing::warn!("requests were still in flight at the end of input; their sessions are closed");
     }
-    join_all(connection.all().iter().map(Session::close)).await;
+    connection.leave(server.shutdown.is_cancelled()).await;
     let _ = tokio::time::timeout(CLOSE_WAIT, requests.wait()).await;
-    drop(outbox);
+    drop((answers, connection));
     if tokio::time::timeout(CLOSE_WAIT, &mut writing).await.is_err() {
         tracing::warn!("the client does not read its last answers");
         writing.abort();
@@ -112,7 +194,7 @@ async fn read(
     server: &Server,
     connection: &Connection,
     requests: &TaskTracker,
-    outbox: &Outbox,
+    answers: &Outbox,
     reader: impl AsyncRead + Unpin,
 ) {
     let max_line = usize::try_from(server.config.max_line.0).unwrap_or(usize::MAX);
@@ -125,7 +207,7 @@ async fn read(
             biased;
             () = server.shutdown.cancelled() => return,
             frame = async {
-                outbox.settled().await;
+                answers.settled().await;
                 lines.next().await
             } => frame,
         };
@@ -133,7 +215,7 @@ async fn read(
             None => return,
             Some(Err(error)) => return tracing::debug!(%error, "the connection broke"),
             Some(Ok(Frame::TooLong)) => {
-                deliver(outbox, requests, dispatch::too_long(server.config.max_line.0)).await;
+                deliver(answers, requests, dispatch::too_long(server.config.max_line.0)).await;
                 continue;
             }
             Some(Ok(Frame::Line(line))) if line.iter().all(u8::is_ascii_whitespace) => continue,
@@ -142,7 +224,7 @@ async fn read(
         let size = u32::try_from(line.len()).unwrap_or(u32::MAX);
         let permit = Arc::clone(&bytes_in_flight).try_acquire_many_owned(size);
         let (Ok(permit), true) = (permit, requests.len() < MAX_IN_FLIGHT) else {
-            deliver(outbox, requests, dispatch::busy(&line)).await;
+            deliver(answers, requests, dispatch::busy(&line)).await;
             continue;
         };
         let mut answer = dispatch::line(server, connection, &line);
@@ -150,14 +232,14 @@ async fn read(
         // The first poll happens here, in the order of the lines (see `dispatch`).
         if let std::task::Poll::Ready(answer) = futures_util::poll!(answer.as_mut()) {
             if let Some(answer) = answer {
-                deliver(outbox, requests, answer).await;
+                deliver(answers, requests, answer).await;
             }
             continue;
         }
-        let outbox = outbox.clone();
+        let answers = answers.clone();
         requests.spawn(async move {
             if let Some(answer) = answer.await {
-                outbox.send(answer).await;
+                answers.send(answer).await;
             }
             drop(permit);
         });
@@ -166,7 +248,8 @@ async fn read(
 
 /// Puts an answer in at once, or leaves it to a task: the reader must be able to hear of a shutdown.
 async fn deliver(outbox: &Outbox, requests: &TaskTracker, answer: Box<RawValue>) {
-    let mut sending = Box::pin(outbox.clone().send(answer));
+    let outbox = outbox.clone();
+    let mut sending = Box::pin(async move { outbox.send(answer).await });
     if futures_util::poll!(sending.as_mut()).is_pending() {
         requests.spawn(sending);
     }

@@ -82,15 +82,16 @@ fn batch(server: &Server, connection: &Connection, line: &[u8]) -> Answer {
         for answer in &mut answers {
             done.push(futures_util::poll!(answer.as_mut()));
         }
-        let mut builder = BatchResponseBuilder::new_with_limit(usize::MAX);
-        for (answer, done) in answers.iter_mut().zip(done) {
-            let response = match done {
+        // Together: one that streams must not wait for its reader behind another.
+        let done = answers.into_iter().zip(done).map(|(answer, done)| async move {
+            match done {
                 std::task::Poll::Ready(response) => response,
                 std::task::Poll::Pending => answer.await,
-            };
-            if let Some(response) = response {
-                builder.append(response).ok()?;
             }
+        });
+        let mut builder = BatchResponseBuilder::new_with_limit(usize::MAX);
+        for response in futures_util::future::join_all(done).await.into_iter().flatten() {
+            builder.append(response).ok()?;
         }
         (!builder.is_empty()).then(|| MethodResponse::from_batch(builder.finish()).into_json())
     })

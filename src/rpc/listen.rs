@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, Mode, flock};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::task::TaskTracker;
 
-use super::{Server, connection};
+use super::{Server, connection, pipes};
 
 /// Connections of one socket that are open at once.
 const MAX_CONNECTIONS: usize = 256;
@@ -31,7 +31,8 @@ pub enum SocketError {
 
 /// Serves standard input and output until the input ends or the server shuts down.
 pub async fn stdio(server: Server) {
-    connection::serve(server, tokio::io::stdin(), tokio::io::stdout()).await;
+    // A task of its own runs beside the sessions' tasks; here every wake-up would go to another thread.
+    let _ = tokio::spawn(connection::serve(server, pipes::stdin(), pipes::stdout())).await;
 }
 
 /// A bound Unix socket; its file goes with it.

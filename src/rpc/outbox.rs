@@ -1,70 +1,111 @@
-//! Answers on their way to one client: a queue that is bounded by bytes, and the only task that writes.
+//! What waits to be written to one client: answers and notifications, in the order in which they were sent.
 //!
-//! Who cannot put an answer in waits in line, and reading waits behind them: a client that does not read its answers
-//! is not read from either, and holds no more memory than the queue and the answers of what it had asked for by then.
+//! The queue is bounded by bytes. Who cannot put a message in waits in line, and reading waits behind them: a client
+//! that does not read is not read from either, holds back its own cells, and holds no more memory than the queue and
+//! the answers of what it had asked for by then.
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt as _},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 
-/// What an answer counts beside its bytes, so that many small ones are bounded too.
-const OVERHEAD: usize = 256;
+/// Bytes of messages that wait for the writer; one that is larger waits alone.
+const BYTES: u32 = 8 << 20;
+/// What a message counts beside its bytes, so that many small ones are bounded too.
+const OVERHEAD: u32 = 256;
+/// Messages up to this size are written together.
+const TOGETHER: usize = 64 << 10;
 
-/// The queue's entrance; clones are the same queue.
+/// The sending end; clones send to the same client.
 #[derive(Clone, Debug)]
 pub(super) struct Outbox {
     /// Without a limit of its own: every message in it holds its share of `room`.
-    queue: mpsc::UnboundedSender<Waiting>,
+    messages: mpsc::UnboundedSender<Message>,
     room: Arc<Semaphore>,
-    size: usize,
 }
 
-/// An answer and its share of the room, given back when it has been written.
+/// A line's text, and its share of the room, given back when it has been written.
 #[derive(Debug)]
-pub(super) struct Waiting {
-    answer: Box<RawValue>,
-    _room: OwnedSemaphorePermit,
+struct Message(Box<RawValue>, OwnedSemaphorePermit);
+
+/// What waits, for the one task that writes.
+#[derive(Debug)]
+pub(super) struct Waiting(mpsc::UnboundedReceiver<Message>);
+
+#[derive(Serialize)]
+struct Notification<'a, T> {
+    jsonrpc: &'static str,
+    method: &'a str,
+    params: T,
+}
+
+/// An outbox and what reads it.
+pub(super) fn outbox() -> (Outbox, Waiting) {
+    let (messages, waiting) = mpsc::unbounded_channel();
+    (Outbox { messages, room: Arc::new(Semaphore::new(BYTES as usize)) }, Waiting(waiting))
 }
 
 impl Outbox {
-    /// A queue of `size` bytes, and its exit for [`write`].
-    pub(super) fn new(size: usize) -> (Self, mpsc::UnboundedReceiver<Waiting>) {
-        let size = size.min(u32::MAX as usize);
-        let (queue, exit) = mpsc::unbounded_channel();
-        (Self { queue, room: Arc::new(Semaphore::new(size)), size }, exit)
+    /// Sends a message once there is room, in the order of the calls; a client that is gone gets nothing.
+    pub(super) async fn send(&self, message: Box<RawValue>) {
+        let size = u32::try_from(message.get().len()).unwrap_or(BYTES).saturating_add(OVERHEAD).min(BYTES);
+        tokio::select! {
+            room = Arc::clone(&self.room).acquire_many_owned(size) => if let Ok(room) = room {
+                let _ = self.messages.send(Message(message, room));
+            },
+            () = self.messages.closed() => {}
+        }
     }
 
-    /// Puts an answer in, in the order of the calls; one that is larger than the queue has it for itself.
-    pub(super) async fn send(self, answer: Box<RawValue>) {
-        let share = u32::try_from((answer.get().len() + OVERHEAD).min(self.size)).unwrap_or(u32::MAX);
-        let room = self.room.acquire_many_owned(share).await.expect("nobody closes it");
-        // A client that is gone gets nothing.
-        let _ = self.queue.send(Waiting { answer, _room: room });
+    /// Sends a notification.
+    pub(super) async fn notify(&self, method: &str, params: impl Serialize) {
+        let notification = Notification { jsonrpc: "2.0", method, params };
+        if let Ok(message) = serde_json::value::to_raw_value(&notification) {
+            self.send(message).await;
+        }
     }
 
-    /// Waits until every answer of before has been put in.
+    /// Waits until every message of before has been put in.
     pub(super) async fn settled(&self) {
-        let _ = self.room.acquire().await;
+        tokio::select! {
+            room = self.room.acquire() => drop(room),
+            () = self.messages.closed() => {}
+        }
     }
 }
 
-/// The only task that writes to the client; ends when the queue's entrances are gone, or the client is.
-pub(super) async fn write(mut writer: impl AsyncWrite + Unpin, mut exit: mpsc::UnboundedReceiver<Waiting>) {
-    while let Some(Waiting { answer, _room }) = exit.recv().await {
-        let mut line = Vec::with_capacity(answer.get().len() + 1);
-        line.extend_from_slice(answer.get().as_bytes());
-        line.push(b'\n');
-        drop(answer);
-        let written = async {
-            writer.write_all(&line).await?;
-            writer.flush().await
-        };
-        if let Err(error) = written.await {
-            return tracing::debug!(%error, "the client is gone");
+impl Waiting {
+    /// The only thing that writes to the client; ends when nobody can send any more, or the client is gone.
+    pub(super) async fn write(mut self, mut writer: impl AsyncWrite + Unpin) {
+        let mut lines = Vec::new();
+        while let Some(Message(message, room)) = self.0.recv().await {
+            append(&mut lines, &message);
+            let mut rooms = room;
+            while lines.len() < TOGETHER
+                && let Ok(Message(message, room)) = self.0.try_recv()
+            {
+                append(&mut lines, &message);
+                rooms.merge(room);
+            }
+            let written = async {
+                writer.write_all(&lines).await?;
+                writer.flush().await
+            };
+            if let Err(error) = written.await {
+                return tracing::debug!(%error, "the client is gone");
+            }
+            drop(rooms);
+            lines.clear();
+            lines.shrink_to(TOGETHER);
         }
     }
+}
+
+fn append(lines: &mut Vec<u8>, message: &RawValue) {
+    lines.extend_from_slice(message.get().as_bytes());
+    lines.push(b'\n');
 }

@@ -40,6 +40,29 @@ fn code_that_ignores_the_interrupt_is_killed_and_the_next_cell_starts_afresh() {
 }
 
 #[test]
+fn an_interrupt_that_is_ignored_ends_in_a_kill() {
+    let mut sidecar = Sidecar::start(&["--grace", "500ms"]);
+    let session = sidecar.session("python");
+    let code = "import time\nwhile True:\n    try: time.sleep(9)\n    except BaseException: pass";
+    let running = sidecar.send("cell.execute", &json!({"session_id": session, "code": code}));
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(sidecar.call("cell.interrupt", &json!({"session_id": session}))["interrupted"], true);
+    ended(&sidecar.answer(running)["result"], "interrupted", "kill", "lost", 2);
+}
+
+#[test]
+fn a_kernel_that_breaks_the_protocol_is_ended() {
+    let mut sidecar = Sidecar::start(&[]);
+    let session = sidecar.session("python");
+    // Its private descriptors are out of the way, not out of reach: the whole sandbox is the user's.
+    let code = "import os, time\nfor fd in range(3, 1024):\n    try: os.write(fd, b'no message\\n')\n    except OSError: pass\ntime.sleep(60)";
+    let result = sidecar.cell(&session, code);
+    ended(&result, "killed", "kill", "lost", 2);
+    assert_eq!(result["error"]["name"], "ProtocolViolation");
+    ended(&sidecar.cell(&session, "1"), "ok", "completed", "preserved", 2);
+}
+
+#[test]
 fn interrupt_and_cancel_stop_the_running_cell_only() {
     let mut sidecar = Sidecar::start(&["--grace", "20s"]);
     let session = sidecar.session("python");

@@ -224,3 +224,9 @@ pub(crate) fn file(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
     std::fs::write(&path, text).expect("a file");
     (folder, path)
 }
+
+/// Ends a sidecar that serves a socket: it does not end with its input.
+pub(crate) fn terminate(sidecar: Sidecar) {
+    Command::new("kill").arg(sidecar.pid().to_string()).status().expect("kill");
+    drop(sidecar);
+}

@@ -1,0 +1,261 @@
+
+// ---- cells: running them, and ending them ----
+//
+// A cell ends when its value is there (a promise is awaited) or something else ends it: an exception, an exception or
+// rejection that nobody caught while it ran, `process.exit`, an interrupt. An uncaught exception ends the running cell
+// as it would end a program, unless all its frames are of earlier cells: then, and between cells, it goes to stderr.
+
+// Called by name from a script of its own, for only whole scripts end on SIGINT.
+let task = null;
+defineProperty(world, '$cellblock', { value: () => task?.() });
+const scope = new vm.Script('$cellblock()', { filename: '<kernel>' });
+const SCOPE = { breakOnSigint: true, displayErrors: false };
+let inScope = false;
+let serial = 0;
+
+// Calls `job` such that SIGINT ends it, for good: no `catch` or `finally` inside runs. Throws INTERRUPTED then.
+function interruptible(job) {
+  if (inScope) return job();
+  let [returned, threw, result] = [false, false, undefined];
+  task = () => {
+    task = null;
+    try {
+      result = job();
+      returned = true;
+    } catch (error) {
+      result = error;
+      threw = true;
+    }
+  };
+  inScope = true;
+  try {
+    scope.runInThisContext(SCOPE);
+  } catch {
+    // Neither flag is up: it was interrupted.
+  }
+  inScope = false;
+  if (returned) return result;
+  throw threw ? result : INTERRUPTED;
+}
+
+function execute(command) {
+  const { cell, count, code } = command;
+  const used = resourceUsage();
+  serial = serial >= 0x7ffffffe ? 1 : serial + 1;
+  const running = { command, serial, used, exit: null, displayed: false, foreign: false, interrupted: false, over: false, uncaught: null };
+  // An interrupt that came between cells is over with.
+  if (watchdog.watchdogHasPendingSigint()) {
+    watchdog.startSigintWatchdog();
+    watchdog.stopSigintWatchdog();
+  }
+  setInput(command.stdin ?? '');
+  mendWorld();
+  current = running;
+  openChannel(cell, serial);
+  sayKept();
+  running.foreign = hasLiveChildren();
+  let script;
+  try {
+    remember(count, code, []);
+    script = compile(code, count);
+    remember(count, code, script.shifts);
+    declare(script.names);
+  } catch (error) {
+    return finish(running, { error });
+  }
+  let [outcome, ran] = [null, false];
+  try {
+    interruptible(() => {
+      const value = run(script);
+      ran = true;
+      if (isPromise(value)) {
+        const settled = (end) => {
+          outcome = end;
+          // Whatever else this turn brings comes first.
+          later(() => finish(running, end));
+        };
+        then(value, (result) => settled({ value: result }), (error) => settled({ error }));
+      } else outcome = present({ value, hasValue: script.hasValue });
+      apply(runTicks, process, []);
+    });
+  } catch (error) {
+    // Ticks that were cut short leave Node's books open; only an uncaught exception closes them.
+    if (error === INTERRUPTED || ran) {
+      // After what is made of the exception itself: it may concern this cell or not.
+      if (error !== INTERRUPTED && outcome !== null) later(() => later(() => finish(running, outcome)));
+      throw error;
+    }
+    outcome = { error };
+  }
+  if (outcome !== null) finish(running, outcome);
+}
+
+function run(script) {
+  script.functions?.runInThisContext({ displayErrors: false });
+  return script.body.runInThisContext({ displayErrors: false });
+}
+
+// Adds the bundle of a value, or the promise of one, in the scope that ran the cell.
+function present(outcome) {
+  if (outcome.value === undefined || outcome.hasValue === false) return outcome;
+  return { ...outcome, bundle: bundleOf(outcome.value) };
+}
+
+// Ends the cell, once; the last message about it leaves here.
+function finish(cell, outcome = {}) {
+  if (cell.over) return;
+  const { command } = cell;
+  if (cell.uncaught !== null && !('error' in outcome)) outcome = cell.uncaught;
+  const done = { type: 'done', cell: command.cell, status: 'ok', interrupted: false, result: null, error: null, exit_code: null };
+  try {
+    if (cell.exit === null && !cell.interrupted && !('error' in outcome)) {
+      if ('value' in outcome && !('bundle' in outcome)) outcome = interruptible(() => present(outcome));
+      if (isPromise(outcome.bundle)) {
+        const { value } = outcome;
+        const go = (end) => later(() => finish(cell, end));
+        then(outcome.bundle, (bundle) => go({ value, bundle }), (error) => go({ error }));
+        return;
+      }
+      if (outcome.bundle) {
+        done.result = interruptible(() => encode(outcome.bundle, command));
+        remind(outcome.value);
+      }
+    }
+  } catch (error) {
+    outcome = { error };
+    if (error === INTERRUPTED) cell.interrupted = true;
+  }
+  if (cell.exit === null && !cell.interrupted && 'error' in outcome) done.error = describe(outcome.error, command.max_value);
+  const stopped = cell.interrupted;
+  cell.over = true;
+  cell.interrupted ||= watchdog.watchdogHasPendingSigint();
+  current = null;
+  closeChannel(command.cell, cell.displayed);
+  if (cell.exit !== null) {
+    done.exit_code = cell.exit;
+    const message = String(cell.exit);
+    if (cell.exit !== 0) done.error = { name: 'ProcessExit', message, traceback: [`process.exit(${message})`] };
+  } else if (stopped) {
+    const message = INTERRUPTED.message;
+    done.error = { name: 'Interrupted', message, traceback: [`Interrupted: ${message}`] };
+  }
+  done.interrupted = cell.interrupted;
+  if (done.error !== null) done.status = 'error';
+  const used = resourceUsage();
+  const spent = used.userCPUTime + used.systemCPUTime - cell.used.userCPUTime - cell.used.systemCPUTime;
+  done.cpu_ms = spent / 1e3;
+  done.memory_peak = used.maxRSS * 1024;
+  channel.send(done);
+}
+
+let reminded;
+
+// `_` is the last value, unless user code has taken the name.
+function remind(value) {
+  if (getOwnPropertyDescriptor(world, '_') !== undefined && world._ !== reminded) return;
+  reminded = value;
+  defineProperty(world, '_', { value, writable: true, enumerable: false, configurable: true });
+}
+
+// The worker saw a SIGINT that reached no scope.
+function onInterrupt(number) {
+  Atomics.store(state, HEARD, number);
+  const cell = current;
+  if (cell === null || cell.serial !== number) return;
+  cell.interrupted = true;
+  later(() => finish(cell));
+}
+
+function onUncaught(error) {
+  const cell = current;
+  if (error instanceof ExitRequest) return;
+  if (error === INTERRUPTED) {
+    if (cell === null) return;
+    if (cell.exit === null) cell.interrupted = true;
+    later(() => finish(cell));
+    return;
+  }
+  if (process.listenerCount('uncaughtException') > 0) {
+    process.emit('uncaughtException', error, 'uncaughtException');
+    return;
+  }
+  if (cell !== null && cell.uncaught === null && concerns(error, cell)) {
+    cell.uncaught = { error };
+    later(() => finish(cell));
+  } else complain(`Uncaught ${describe(error, CHUNK).traceback.join('\n')}`);
+}
+
+function concerns(error, cell) {
+  try {
+    const stack = String(error?.stack);
+    return !stack.includes('<cell ') || stack.includes(`<cell ${cell.command.count}>`);
+  } catch {
+    return true;
+  }
+}
+
+function readText(file) {
+  try {
+    return fs.readFileSync(file, 'utf8').slice(0, CHUNK);
+  } catch {
+    return null;
+  }
+}
+
+function dispatch(command) {
+  switch (command.type) {
+    case 'execute':
+      return execute(command);
+    case 'configure':
+      Object.assign(process.env, command.env);
+      return channel.send({ type: 'pong', id: command.id });
+    case 'ping':
+      return channel.send({ type: 'pong', id: command.id });
+    case 'file.read':
+    case 'file.write':
+    case 'file.list':
+    case 'file.delete':
+      return answerFile(command);
+  }
+}
+
+function serve() {
+  let pending = [];
+  const lines = [];
+  const work = () => {
+    while (lines.length > 0) {
+      const command = parse(lines.shift());
+      try {
+        dispatch(command);
+      } catch (error) {
+        // A message that cannot be written means that nobody listens any more.
+        if (error?.code === 'EPIPE') reallyExit(1);
+        if (lines.length > 0) later(work);
+        throw error;
+      }
+    }
+  };
+  const commands = new net.Socket({ fd: COMMANDS, readable: true, writable: false });
+  commands.on('error', () => reallyExit(1));
+  commands.on('end', () => reallyExit(0));
+  commands.on('data', (chunk) => {
+    let [start, newline] = [0, 0];
+    while ((newline = chunk.indexOf(10, start)) >= 0) {
+      const rest = chunk.subarray(start, newline);
+      const line = pending.length > 0 ? concat([...pending, rest]) : rest;
+      lines.push(sliceText(line, 0, line.length));
+      pending = [];
+      start = newline + 1;
+    }
+    if (start < chunk.length) pending.push(chunk.subarray(start));
+    work();
+  });
+}
+
+prepareWorld();
+mendWorld();
+const probe = Object.fromEntries(PROBE.map((file) => [file, readText(file)]));
+const capabilities = ['display', 'stdin', 'configure', 'files'];
+channel.send({ type: 'ready', protocol: PROTOCOL, kernel: 'nodejs', version: process.versions.node, probe, capabilities });
+serve();
+startWorker();
