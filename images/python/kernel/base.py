@@ -6,9 +6,9 @@ the others up to `session.py` into the same globals; `errors.py`, `rich.py` and 
 needed. Each is compiled alone, because what the compiler needs grows with the source and stays in the process.
 
 Time decides the shape: under gVisor a system call costs 5 to 25 us and waking a thread more, so a short cell without
-output makes three system calls and wakes nobody, and dense printing makes none of its own. Modules that are built into the
-interpreter stand in for their wrappers (`_json` for json, `_thread` for threading), whose import takes longer than the
-rest of the start. What user code may replace (builtins, sys.stdout, os) is referred to by private names taken here.
+output makes three system calls and wakes nobody, and dense printing makes none of its own. Modules that are built into
+the interpreter stand in for their wrappers (`_json` for json, `_thread` for threading), whose import takes longer than
+the rest of the start. What user code may replace (builtins, sys.stdout, os) is referred to by private names taken here.
 """
 
 import _collections
