@@ -137,9 +137,9 @@ fn prints_and_descriptors_keep_their_order_in_a_flood() {
     let session = sidecar.session("python");
     let code = "import os, subprocess\nfor n in range(50):\n    print(n); os.write(1, b'x\\n')\nsubprocess.run(['echo', 'child'])\nfor n in range(50): print(n)";
     let result = sidecar.cell(&session, code);
-    let mut expected: String = (0..50).map(|n| format!("{n}\nx\n")).collect();
-    expected.push_str("child\n");
-    expected.extend((0..50).map(|n| format!("{n}\n")));
+    let lines: Vec<_> = (0..50).flat_map(|n| [n.to_string(), "x".into()]).chain(["child".into()]).collect();
+    let lines: Vec<_> = lines.into_iter().chain((0..50).map(|n| n.to_string())).collect();
+    let expected = lines.join("\n") + "\n";
     assert_eq!(result["stdout"]["text"], expected);
     let code = "import sys\nsaved = os.dup(1)\nfile = os.open('/tmp/f', os.O_RDWR | os.O_CREAT)\nprint('before', flush=True)\nos.dup2(file, 1)\nprint('inside', flush=True)\nos.dup2(saved, 1)\nprint('after')\nos.pread(file, 100, 0)";
     let result = sidecar.cell(&session, code);

@@ -5,10 +5,10 @@ clients, limits or containers. Its source is sent to a stock interpreter (3.9 or
 the others up to `session.py` into the same globals; `errors.py`, `rich.py` and `files.py` follow when they are first
 needed. Each is compiled alone, because what the compiler needs grows with the source and stays in the process.
 
-Time decides the shape: under gVisor a system call costs 5 to 25 us and waking a thread more, so a cell without output
-makes five system calls and wakes nobody, and dense printing makes none of its own. Modules that are built into the
-interpreter stand in for their wrappers (`_json` for json, `_thread` for threading), whose import takes longer than the
-rest of the start. What user code may replace (builtins, sys.stdout, os) is referred to by private names taken here.
+Time decides the shape: under gVisor a system call costs 5 to 25 us and waking a thread more, so a short cell without
+output makes three system calls and wakes nobody, and dense printing makes none of its own. Modules that are built into
+the interpreter stand in for their wrappers (`_json` for json, `_thread` for threading), whose import takes longer than
+the rest of the start. What user code may replace (builtins, sys.stdout, os) is referred to by private names taken here.
 """
 
 import _collections
@@ -42,6 +42,8 @@ INTERVAL = 0.015
 MAX_WAITING = 2048
 # Cells whose source lines tracebacks can show.
 MAX_SOURCES = 4096
+# Seconds; a cell that took less is not worth the system call that accounts for it.
+SHORT = 0.0005
 FIONREAD = 0x541B
 ONLY_AST, TOP_LEVEL_AWAIT, FUTURE_FLAGS, CO_COROUTINE = 0x400, 0x2000, 0x1FE0000, 0x80
 # Types whose only representation is their repr.
@@ -51,7 +53,7 @@ _read, _write, _exit, _getpid, _fstat, _dup2, _ioctl = (
     os.read, os.write, os._exit, os.getpid, os.fstat, os.dup2, fcntl.ioctl)
 _compile, _exec, _eval, _import = compile, exec, eval, __import__
 _set_handler, _get_handler = _signal.signal, _signal.getsignal
-_get_ident, _sleep = _thread.get_ident, time.sleep
+_get_ident, _monotonic, _sleep = _thread.get_ident, time.monotonic, time.sleep
 _gettrace, _settrace, _getprofile, _setprofile = sys.gettrace, sys.settrace, sys.getprofile, sys.setprofile
 
 
