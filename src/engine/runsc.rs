@@ -35,7 +35,7 @@ use crate::{
     protocol::{EngineInfo, Isolation, MemoryGuard},
     runtime::Runtime,
 };
-use cgroup::Hierarchies;
+use cgroup::{Group, Hierarchies};
 use launcher::Launcher;
 use sandbox::{Parts, RunscSandbox};
 
@@ -86,12 +86,12 @@ impl RunscEngine {
         if !root {
             flags.push("--rootless".into());
         }
-        if groups.is_none() {
+        if groups.as_ref().is_none_or(|groups| groups.are_joined_at_start()) {
             flags.push("--ignore-cgroups".into());
         }
         // What `runsc do` needs no group for; the bundle's own group is tried by the first sandbox.
         let mut trial = flags.clone();
-        trial.push(if root { "--ignore-cgroups".into() } else { "--rootless".into() });
+        trial.push("--ignore-cgroups".into());
         let platform =
             config.platform.settle(&launcher, &config.program, &trial, &instance.shared_file("platform")).await;
         let platform = platform.map_err(|tried| EngineError::NoPlatform { tried })?;
@@ -123,7 +123,7 @@ impl RunscEngine {
             Ok(group) => (group, None),
             Err(error) => (None, Some(failed("making its control group", &error))),
         };
-        let path = group.as_ref().map(cgroup::Group::path);
+        let path = group.as_ref().filter(|group| group.joined_at_start().is_none()).map(Group::path);
         let config = bundle::config(&image.root, &image.config.env, &hardening, &self.config.seccomp, path);
         let written = fs::write(folder.join("config.json"), config.to_string());
         let parts = Parts {
@@ -155,7 +155,8 @@ impl Engine for RunscEngine {
         arguments.extend(["run".into(), "--bundle".into(), parts.folder.clone().into_os_string()]);
         arguments.extend(["--pid-file".into(), parts.pid_file.clone().into_os_string(), parts.id.clone().into()]);
         let program = self.config.program.as_os_str();
-        let started = self.launcher.start(program, &arguments, |command| {
+        let join = parts.group.as_ref().and_then(Group::joined_at_start);
+        let started = self.launcher.start(program, &arguments, join.as_deref(), |command| {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         });
         let mut child = match started.await {

@@ -2,7 +2,12 @@
 //!
 //! runsc joins a group that is there, takes its limits for the machine that the guest sees, and leaves it alone. So the
 //! counters outlive the sandbox, and the end of one that ran out of memory can be told from others.
+//! Without root runsc joins none: it wants to enable controllers from the root group down, may not, and goes on without
+//! a word. So a sandbox of an ordinary user is started in its group (`launcher.rs`), and its guest sees the machine's
+//! memory for its own; version 2 alone can be delegated (`delegation.rs`).
 //! A group is `<base>/cellblock-<instance>/<sandbox>`, so that what a dead supervisor left has a name.
+
+mod delegation;
 
 use std::{
     collections::BTreeSet,
@@ -16,6 +21,7 @@ use std::{
 use tokio::net::unix::pipe;
 
 use crate::engine::hardening::Hardening;
+use delegation::Delegation;
 
 /// What a group limits.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +43,8 @@ impl From<&Hardening> for Limits {
     }
 }
 
+/// What a sandbox's limits need.
+const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 /// The period that CPU quotas count in, microseconds: the kernel's own default.
 const PERIOD_US: f64 = 100_000.0;
 /// How often removing a group is tried while its last processes end.
@@ -51,6 +59,8 @@ pub(super) struct Hierarchies {
     mounts: Vec<PathBuf>,
     /// Where below each mount point our groups begin.
     base: String,
+    /// Those of an ordinary user are in a group that was delegated.
+    delegation: Option<Delegation>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,13 +81,10 @@ impl Hierarchies {
     pub(super) fn find(instance: &str) -> Option<Arc<Self>> {
         let mounted = fs::read_to_string("/proc/self/mountinfo").ok()?;
         let memberships = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let found = Arc::new(Self::parse(&mounted, &memberships, instance)?);
-        let delegated = found.version == Version::Two && !rustix::process::geteuid().is_root();
-        let usable = if delegated { found.delegate() } else { Ok(()) }
-            .and_then(|()| found.create("probe", Limits::PROBE))
-            .map(|group| group.try_remove());
-        match usable {
-            Ok(_) => Some(found),
+        let root = rustix::process::geteuid().is_root();
+        let found = Self::parse(&mounted, &memberships, root, instance)?;
+        match found.try_out(&memberships, root) {
+            Ok(found) => Some(found),
             Err(error) => {
                 tracing::debug!(%error, "no control groups can be made here");
                 None
@@ -85,42 +92,55 @@ impl Hierarchies {
         }
     }
 
+    /// Makes one group, and removes it.
+    fn try_out(mut self, memberships: &str, root: bool) -> io::Result<Arc<Self>> {
+        if self.version == Version::Two && !root {
+            let own = own_group(memberships).unwrap_or_default();
+            let group = self.mounts[0].join(above(&self.base).trim_start_matches('/'));
+            self.delegation = Some(Delegation::take(group, delegation::parent(own) == own)?);
+        }
+        let found = Arc::new(self);
+        found.create("probe", Limits::PROBE)?.try_remove();
+        Ok(found)
+    }
+
     /// `mounted` is /proc/self/mountinfo, `memberships` /proc/self/cgroup.
-    fn parse(mounted: &str, memberships: &str, instance: &str) -> Option<Self> {
+    fn parse(mounted: &str, memberships: &str, root: bool, instance: &str) -> Option<Self> {
         let mut one = Vec::new();
         let (mut two, mut controllers) = (None, Vec::new());
         for line in mounted.lines() {
             let (before, after) = line.split_once(" - ")?;
-            let point = PathBuf::from(before.split(' ').nth(4)?);
+            let mut before = before.split(' ').skip(3);
+            let (top, point) = (before.next()?, PathBuf::from(before.next()?));
             let mut after = after.split(' ');
             match after.next()? {
                 "cgroup" => {
                     controllers.extend(after.nth(1).unwrap_or_default().split(',').map(str::to_owned));
                     one.push(point);
                 }
-                "cgroup2" => two = Some(point),
+                "cgroup2" => {
+                    two.get_or_insert((top, point));
+                }
                 _ => {}
             }
         }
         let name = format!("cellblock-{instance}");
-        if ["memory", "cpu", "pids"].iter().all(|wanted| controllers.iter().any(|controller| controller == wanted)) {
-            return Some(Self { version: Version::One, mounts: one, base: format!("/{name}") });
+        if CONTROLLERS.iter().all(|wanted| controllers.iter().any(|controller| controller == wanted)) {
+            return Some(Self { version: Version::One, mounts: one, base: format!("/{name}"), delegation: None });
         }
+        let (top, point) = two?;
         // As root below the root group, like Docker; others below the group that was delegated to them, if one was.
-        let own = memberships.lines().find_map(|line| line.strip_prefix("0::"))?.trim_end_matches('/');
-        let parent = if rustix::process::geteuid().is_root() { "" } else { own };
-        Some(Self { version: Version::Two, mounts: vec![two?], base: format!("{parent}/{name}") })
+        // A container may see a part of the hierarchy only, but its groups by their whole names.
+        let parent = match own_group(memberships)? {
+            _ if root => "",
+            own => delegation::parent(own.strip_prefix(top.trim_end_matches('/'))?),
+        };
+        Some(Self { version: Version::Two, mounts: vec![point], base: format!("{parent}/{name}"), delegation: None })
     }
 
-    /// Makes room for children with controllers in the group that was delegated to us: the kernel wants groups with
-    /// such children to hold no process themselves.
-    fn delegate(&self) -> io::Result<()> {
-        let own = self.mounts[0].join(self.base.trim_start_matches('/'));
-        let own = own.parent().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        let supervisor = own.join("supervisor");
-        fs::create_dir_all(&supervisor)?;
-        set(supervisor.join("cgroup.procs"), "0")?;
-        enable_controllers(own)
+    /// Whether sandboxes have to be started in their groups, since runsc cannot join them.
+    pub(super) fn are_joined_at_start(&self) -> bool {
+        self.delegation.is_some()
     }
 
     /// Makes a group with these limits. A group half-made is removed.
@@ -137,9 +157,8 @@ impl Hierarchies {
 
     /// Removes what the dead supervisor with this id left in the hierarchies.
     pub(super) async fn remove_of(&self, instance: &str) {
-        let above = self.base.rfind('/').map_or("", |at| &self.base[..at]);
-        let base = format!("{above}/cellblock-{instance}");
-        let theirs = Arc::new(Self { version: self.version, mounts: self.mounts.clone(), base });
+        let base = format!("{}/cellblock-{instance}", above(&self.base));
+        let theirs = Arc::new(Self { version: self.version, mounts: self.mounts.clone(), base, delegation: None });
         let left = theirs.mounts.iter().flat_map(|mount| fs::read_dir(mount.join(&theirs.base[1..])));
         let names: BTreeSet<_> =
             left.flatten().flatten().filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name()).collect();
@@ -164,6 +183,12 @@ impl Group {
         &self.path
     }
 
+    /// The folder to start runsc in, where runsc does not join by itself.
+    pub(super) fn joined_at_start(&self) -> Option<PathBuf> {
+        let joined = self.hierarchies.are_joined_at_start();
+        joined.then(|| self.hierarchies.mounts[0].join(&self.path[1..]))
+    }
+
     fn make(&self, limits: Limits) -> io::Result<()> {
         #[expect(clippy::cast_possible_truncation, reason = "the settings bound CPUs far below what would not fit")]
         let quota = (limits.cpus * PERIOD_US) as i64;
@@ -172,7 +197,7 @@ impl Group {
         match self.hierarchies.version {
             Version::One => {
                 // The others (cpuset above all, which must be filled in before it can be joined) are runsc's to make.
-                for controller in ["memory", "cpu", "pids"] {
+                for controller in CONTROLLERS {
                     fs::create_dir_all(self.folder(controller)?)?;
                 }
                 let in_memory = self.folder("memory")?;
@@ -278,7 +303,18 @@ impl Group {
 
 /// Gives a group's children the controllers that a sandbox's limits need.
 fn enable_controllers(group: &Path) -> io::Result<()> {
-    set(group.join("cgroup.subtree_control"), "+memory +cpu +pids")
+    let enable = CONTROLLERS.map(|controller| format!("+{controller}")).join(" ");
+    set(group.join("cgroup.subtree_control"), enable)
+}
+
+/// The group of version 2 that the process with these memberships is in; empty for the root group.
+fn own_group(memberships: &str) -> Option<&str> {
+    Some(memberships.lines().find_map(|line| line.strip_prefix("0::"))?.trim_end_matches('/'))
+}
+
+/// The path of the group above.
+fn above(path: &str) -> &str {
+    path.rfind('/').map_or("", |at| &path[..at])
 }
 
 /// Writes a file of a group; never makes one.
@@ -307,23 +343,38 @@ mod tests {
 
     #[test]
     fn version_one_is_used_where_the_controllers_are() {
-        let found = Hierarchies::parse(ONE, "4:memory:/x\n0::/", "7").expect("found");
+        let found = Hierarchies::parse(ONE, "4:memory:/x\n0::/", true, "7").expect("found");
         assert_eq!((found.version, found.base.as_str(), found.mounts.len()), (Version::One, "/cellblock-7", 3));
         let group = Group { path: format!("{}/1", found.base), hierarchies: Arc::new(found) };
         let folder = group.folder("cpu").expect("mounted");
         assert_eq!(folder, Path::new("/sys/fs/cgroup/cpu,cpuacct/cellblock-7/1"));
     }
 
+    #[track_caller]
+    fn assert_base(mounted: &str, own: &str, root: bool, base: Option<&str>) {
+        let found = Hierarchies::parse(mounted, &format!("0::{own}\n"), root, "7");
+        assert!(found.as_ref().is_none_or(|found| found.version == Version::Two));
+        assert_eq!(found.as_ref().map(|found| found.base.as_str()), base);
+    }
+
     #[test]
     fn version_two_otherwise() {
-        let found = Hierarchies::parse(TWO, "0::/user.slice/x.scope\n", "7").expect("found");
-        let expected =
-            if rustix::process::geteuid().is_root() { "/cellblock-7" } else { "/user.slice/x.scope/cellblock-7" };
-        assert_eq!((found.version, found.base.as_str()), (Version::Two, expected));
+        assert_base(TWO, "/user.slice/x.scope", true, Some("/cellblock-7"));
+        assert_base(TWO, "/user.slice/x.scope", false, Some("/user.slice/x.scope/cellblock-7"));
+        assert_base(TWO, "/x.service/supervisor", false, Some("/x.service/cellblock-7"));
+        assert_base(TWO, "/", false, Some("/cellblock-7"));
+    }
+
+    #[test]
+    fn a_part_of_the_hierarchy_has_shorter_paths() {
+        let part = TWO.replace(" / /sys", " /docker/1 /sys");
+        assert_base(&part, "/docker/1", false, Some("/cellblock-7"));
+        assert_base(&part, "/docker/1/x", false, Some("/x/cellblock-7"));
+        assert_base(&part, "/elsewhere", false, None);
     }
 
     #[test]
     fn no_hierarchy_is_no_group() {
-        assert!(Hierarchies::parse("22 1 0:21 / /proc rw - proc proc rw", "0::/", "7").is_none());
+        assert!(Hierarchies::parse("22 1 0:21 / /proc rw - proc proc rw", "0::/", true, "7").is_none());
     }
 }

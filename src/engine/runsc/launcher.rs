@@ -8,8 +8,9 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    io,
+    fs, io,
     os::unix::process::CommandExt as _,
+    path::Path,
     process::Command,
     sync::mpsc,
 };
@@ -46,16 +47,19 @@ impl Launcher {
         Ok(Self { orders })
     }
 
-    /// Starts `program` with `arguments`; `set` gives it its streams.
+    /// Starts `program` with `arguments`, in the control group with this folder when one is named; `set` gives it its
+    /// streams.
     pub(super) async fn start(
         &self,
         program: &OsStr,
         arguments: &[OsString],
+        group: Option<&Path>,
         set: impl FnOnce(&mut tokio::process::Command),
     ) -> io::Result<Child> {
         // The running binary, even when its file has been replaced or removed.
         let mut command = tokio::process::Command::new("/proc/self/exe");
-        command.arg(COMMAND).arg(std::process::id().to_string()).arg(program).args(arguments);
+        let group = group.unwrap_or(Path::new(""));
+        command.arg(COMMAND).arg(std::process::id().to_string()).arg(group).arg(program).args(arguments);
         // Nothing of the supervisor's environment is anyone else's business.
         command.env_clear().current_dir("/").kill_on_drop(true);
         set(&mut command);
@@ -71,12 +75,13 @@ impl Launcher {
     }
 }
 
-/// What the hidden subcommand does with its arguments (the supervisor's process id, a program, its arguments); returns
-/// only when that fails.
+/// What the hidden subcommand does with its arguments (the supervisor's process id, the folder of a control group or
+/// nothing, a program, its arguments); returns only when that fails.
 pub fn become_program(mut arguments: impl Iterator<Item = OsString>) -> io::Error {
     let usage = || io::Error::new(io::ErrorKind::InvalidInput, "this subcommand is cellblock's own");
     let supervisor = arguments.next().and_then(|id| id.to_str().and_then(|id| id.parse().ok()));
-    let (Some(supervisor), Some(program)) = (supervisor.and_then(Pid::from_raw), arguments.next()) else {
+    let (group, program) = (arguments.next(), arguments.next());
+    let (Some(supervisor), Some(group), Some(program)) = (supervisor.and_then(Pid::from_raw), group, program) else {
         return usage();
     };
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
@@ -85,6 +90,12 @@ pub fn become_program(mut arguments: impl Iterator<Item = OsString>) -> io::Erro
     // It may have ended before we asked.
     if getppid() != Some(supervisor) {
         return io::Error::other("the supervisor has ended");
+    }
+    // 0 is the writer itself.
+    if !group.is_empty()
+        && let Err(error) = fs::write(Path::new(&group).join("cgroup.procs"), "0")
+    {
+        return io::Error::new(error.kind(), format!("joining the control group `{}`: {error}", group.display()));
     }
     Command::new(program).args(arguments).exec()
 }

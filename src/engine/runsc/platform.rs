@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::launcher::Launcher;
 
-/// How long a platform may take for its first sandbox.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// How long a platform may take for its first sandbox: on emulated and on overloaded machines that is many seconds, and
+/// of those tried unasked none is known to hang.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How gVisor gets hold of the guest's system calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -95,7 +96,7 @@ impl Platform {
         // This very program is there in every container, however empty.
         let ourselves = std::env::current_exe().map_err(|error| error.to_string())?;
         arguments.extend([format!("--platform={self}").into(), "do".into(), ourselves.into(), "--version".into()]);
-        let started = launcher.start(program.as_os_str(), &arguments, |command| {
+        let started = launcher.start(program.as_os_str(), &arguments, None, |command| {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         });
         let child = started.await.map_err(|error| error.to_string())?;
