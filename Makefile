@@ -5,10 +5,10 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 TEST_THREADS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench fuzz logs clean
+.PHONY: help setup build demo test test-cgroup2 lint bench fuzz logs clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install and start what is missing: runsc, Docker where it is wanted, the images (ENGINE=docker|runsc|all)
 	scripts/setup
@@ -26,6 +26,9 @@ test: setup lint ## everything: lint, unit tests, integration tests in real cont
 	cargo test --lib --bins --examples
 	TEST_ENGINE=runsc cargo test --test it -- --test-threads=$(TEST_THREADS) --skip daemon::
 	TEST_ENGINE=docker cargo test --test it -- --test-threads=$(TEST_THREADS) $(addprefix --skip ,runsc:: compose:: images:: setup::)
+
+test-cgroup2: ## the runsc engine on control groups version 2, in an emulated machine (minutes)
+	scripts/test-cgroup2
 
 lint: ## format, clippy, documentation, dependencies, shell scripts
 	cargo fmt --check

@@ -54,6 +54,15 @@ def groups(pattern="cellblock-*"):
     return sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob(pattern) if path.is_dir())
 
 
+def give_store(user):
+    """A store for an ordinary user with the files of root's; a store belongs to one user."""
+    store = f"/store/{user}"
+    subprocess.run(["cp", "-al", "/store/0", store], check=True)
+    for folder, _, files in os.walk(store):
+        for path in [folder, *(os.path.join(folder, file) for file in files if "/rootfs" not in folder)]:
+            os.chown(path, user, user)
+
+
 def subgroups(group):
     return [path.name for path in group.iterdir() if path.is_dir()]
 
@@ -98,7 +107,7 @@ class Sidecar:
         become = f"setpriv --reuid {user} --regid {user} --clear-groups" if user else ""
         command = f"{join}{shell} {become} /program/cellblock serve"
         environment = {
-            "PATH": os.environ["PATH"], "CELLBLOCK_ENGINE": "runsc", "CELLBLOCK_STATE_DIR": str(state),
+            "PATH": os.environ["PATH"], "CELLBLOCK_ENGINE": "runsc", "CELLBLOCK_STATE_DIR": str(state), "CELLBLOCK_IMAGE_STORE": f"/store/{user}",
             "CELLBLOCK_MEMORY": str(MEMORY), "CELLBLOCK_START_TIMEOUT": "5m", "CELLBLOCK_GRACE": "1m",
             "CELLBLOCK_TIMEOUT": "5m", "CELLBLOCK_LOG_LEVEL": OPTIONS.get("log", "warn"),
             "CELLBLOCK_PLATFORM": OPTIONS.get("platform", "auto"),
@@ -304,6 +313,7 @@ SCENARIOS = {
 
 
 def main():
+    give_store(USER)
     wanted = OPTIONS.get("only", "")
     version = subprocess.run(["uname", "-r"], capture_output=True, text=True).stdout.strip()
     print(f"kernel {version}, {os.cpu_count()} CPUs, {(ROOT / 'cgroup.controllers').read_text().strip()}", flush=True)

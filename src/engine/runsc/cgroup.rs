@@ -86,7 +86,7 @@ impl Hierarchies {
         match found.try_out(&memberships, root) {
             Ok(found) => Some(found),
             Err(error) => {
-                tracing::debug!(%error, "no control groups can be made here");
+                tracing::info!(%error, "no control groups can be made here: the supervisor itself guards the memory");
                 None
             }
         }
@@ -263,7 +263,7 @@ impl Group {
                 Err(error) => tracing::warn!(%error, "no notice of memory running out in {}", self.path),
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// The kernel tells an event descriptor that was registered with the group (kernel documentation, cgroup-v1,
