@@ -78,11 +78,11 @@ def processes():
     found = {}
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            command = (folder / "cmdline").read_bytes()
+            command = (folder / "cmdline").read_text().split("\0")
         except OSError:
             continue
-        if command.split(b"\0")[0].startswith(b"runsc") or command.startswith(b"/usr/bin/runsc\0"):
-            found[int(folder.name)] = command.replace(b"\0", b" ").decode()
+        if pathlib.PurePath(command[0]).name.startswith("runsc"):
+            found[int(folder.name)] = " ".join(command)
     return found
 
 
