@@ -24,7 +24,8 @@ pub(crate) fn cases() -> Vec<Case> {
         bomb("/workspace filled", "python", 20, ENDS, "fill('/workspace')"),
         bomb("/tmp filled", "python", 20, ENDS, "fill('/tmp')"),
         bomb("/dev/shm filled", "python", 20, ENDS, "fill('/dev/shm')"),
-        bomb("files without end", "python", 20, ENDS, INODES),
+        bomb("files without end", "python", 3, ENDS, INODES)
+            .stands_because("there is no limit but the memory's, which files reach after minutes"),
         bomb("folders in folders", "python", 20, "bounded", "os.chdir('/tmp')\nword = 'bounded'\ntry:\n    for _ in range(3000): os.mkdir('d'); os.chdir('d')\nexcept OSError: pass\nos.chdir('/workspace')\nword")
             .stands_because("it only shows that nobody else notices"),
         bomb("descriptors", "python", 20, "bounded", "held = []\nword = 'unbounded'\ntry:\n    while len(held) < 20000: held.append(os.dup(0))\nexcept OSError as error: word = 'bounded' if error.errno == errno.EMFILE else str(error)\n[os.close(fd) for fd in held]\nword"),
@@ -104,13 +105,14 @@ const INODES: &str = r"
 word = 'unbounded'
 os.makedirs('/tmp/many', exist_ok=True)
 try:
-    for n in range(100000):
+    for n in range(10**7):
         os.close(os.open('/tmp/many/%d' % n, os.O_CREAT | os.O_WRONLY))
 except OSError as error:
     word = 'bounded' if error.errno == errno.ENOSPC else str(error)
 word";
 
 const WORKERS: &str = r"
+(async () => {
 const started = [];
 let word = 'unbounded';
 try {
@@ -121,4 +123,5 @@ try {
   }
 } catch { word = 'bounded'; }
 started.forEach((one) => one.terminate());
-word";
+return word;
+})()";

@@ -97,6 +97,11 @@ pub(crate) fn refused(name: &'static str, code: &'static str) -> Case {
     python(name, Wall::Refused, "EPERM EACCES ENOSYS", code)
 }
 
+/// A Python cell that tries what gVisor may grant, since it happens inside gVisor's own kernel: then `virtual`.
+pub(crate) fn inside(name: &'static str, code: &'static str) -> Case {
+    python(name, Wall::Virtual, "virtual EPERM EACCES ENOSYS ENOENT", code)
+}
+
 /// A Python cell that looks for what must not be there.
 pub(crate) fn hidden(name: &'static str, code: &'static str) -> Case {
     python(name, Wall::Hidden, "nothing", code)

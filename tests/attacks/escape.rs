@@ -5,7 +5,7 @@ use crate::case::{Case, Wall, hidden, python};
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         hidden("a container engine's socket, by looking everywhere", "found(p for d, _, files in list(os.walk('/run')) + list(os.walk('/var/run')) for p in (d + '/' + f for f in files) if p.endswith('.sock'))"),
-        hidden("a container engine's port", "found(p for p in (2375, 2376, 10250, 10255, 6443, 8001, 2379, 5000) for h in ('127.0.0.1', '172.17.0.1') if reach((h, p), seconds=0.5) not in ('ENETUNREACH', 'ECONNREFUSED', 'EPERM', 'EADDRNOTAVAIL'))")
+        hidden("a container engine's port", "found(p for p in (2375, 2376, 10250, 10255, 6443, 8001, 2379, 5000) for h in ('127.0.0.1', '172.17.0.1') if reach((h, p), seconds=0.5) == 'allowed')")
             .stands_because("the host may have none of these open"),
         hidden("a containerd-shim's abstract socket", "found(line.split()[-1] for line in content('/proc/net/unix').splitlines() if 'containerd' in line or 'docker' in line)"),
         hidden("dangerous capabilities", "bits = int(status('CapEff') or '0', 16)\nfound(n for n, b in {'SYS_ADMIN': 21, 'SYS_MODULE': 16, 'SYS_PTRACE': 19, 'DAC_READ_SEARCH': 2, 'DAC_OVERRIDE': 1, 'NET_ADMIN': 12, 'NET_RAW': 13, 'SYS_RAWIO': 17, 'MKNOD': 27, 'SETUID': 7, 'BPF': 39, 'SYS_CHROOT': 18}.items() if bits >> b & 1)"),

@@ -1,6 +1,6 @@
 //! /proc, /sys, devices, the root file system, and what lies on the host beside it. Files are opened, never written to.
 
-use crate::case::{Case, Wall, hidden, node, python};
+use crate::case::{Case, Wall, hidden, inside, node, python};
 
 /// The answers with which a file or device stays closed.
 const CLOSED: &str = "ENOENT EACCES EPERM EROFS ENXIO ENODEV ENOTDIR";
@@ -13,8 +13,8 @@ pub(crate) fn cases() -> Vec<Case> {
         closed("read /dev/mem", "opened('/dev/mem')"),
         closed("read /dev/port", "opened('/dev/port')"),
         closed("open /dev/kvm", "opened('/dev/kvm', os.O_RDWR)"),
-        closed("open /dev/fuse", "opened('/dev/fuse', os.O_RDWR)"),
-        closed("open /dev/net/tun", "opened('/dev/net/tun', os.O_RDWR)"),
+        inside("open /dev/fuse", "virtual(opened('/dev/fuse', os.O_RDWR))"),
+        closed("make a tunnel with /dev/net/tun", "import fcntl\nattempt(lambda: fcntl.ioctl(os.open('/dev/net/tun', os.O_RDWR), 0x400454ca, struct.pack('16sH14x', b'attack', 0x1002)))"),
         closed("open /dev/loop-control", "opened('/dev/loop-control')"),
         closed("open /dev/vhost-vsock", "opened('/dev/vhost-vsock')"),
         closed("open /dev/userfaultfd", "opened('/dev/userfaultfd', os.O_RDWR)"),
@@ -31,8 +31,7 @@ pub(crate) fn cases() -> Vec<Case> {
         closed("write the host's name", "opened('/proc/sys/kernel/hostname', os.O_WRONLY)"),
         closed("register a binary format", "opened('/proc/sys/fs/binfmt_misc/register', os.O_WRONLY)"),
         closed("forward packets", "opened('/proc/sys/net/ipv4/ip_forward', os.O_WRONLY)"),
-        closed("map one's own ids", "child(lambda: opened('/proc/1/uid_map', os.O_WRONLY))"),
-        closed("lower one's own oom score", "attempt(lambda: child(lambda: open('/proc/self/oom_score_adj', 'w').write('-1000')) in ('5', 'allowed') or (_ for _ in ()).throw(PermissionError(13, '')))"),
+        inside("lower one's own oom score", "virtual(child(lambda: attempt(lambda: os.write(os.open('/proc/self/oom_score_adj', os.O_WRONLY), b'-1000'))))"),
         hidden("addresses in /proc/kallsyms", "found(line for line in content('/proc/kallsyms').splitlines()[:1] if line.split()[0].strip('0'))"),
         hidden("the machine's memory map", "found(content('/proc/iomem').splitlines()[:2])"),
         hidden("the machine's modules", "found(content('/proc/modules').splitlines()[:2])")
@@ -62,8 +61,7 @@ pub(crate) fn cases() -> Vec<Case> {
         closed("write the standard library", "opened(os.__file__, os.O_WRONLY)"),
         closed("replace the interpreter", "opened(os.path.realpath(sys.executable), os.O_WRONLY)"),
         closed("write the running program", "opened('/proc/self/exe', os.O_WRONLY)"),
-        closed("make a hard link to /etc/passwd", "attempt(lambda: (os.link('/etc/passwd', '/tmp/attack-link'), os.unlink('/tmp/attack-link')))")
-            .stands_because("/tmp is another file system than the root"),
+        closed("make a hard link to /etc/passwd", "attempt(lambda: (os.link('/etc/passwd', '/etc/attack-link'), os.unlink('/etc/attack-link')))"),
         closed("read /etc/shadow", "opened('/etc/shadow')"),
         hidden("the host's file by its name", "found(p for p in [HOST['file'], '/proc/1/root' + HOST['file'], '/proc/self/root' + HOST['file'], '/workspace/' + '../' * 20 + HOST['file'][1:]] if HOST['token'] in content(p))").on_host(),
         hidden("the host's file through a link", "link = '/workspace/link'\nos.path.lexists(link) and os.unlink(link)\nos.symlink(HOST['file'], link)\nfound([link] if HOST['token'] in content(link) else [])").on_host(),
@@ -77,7 +75,6 @@ pub(crate) fn cases() -> Vec<Case> {
         hidden("file systems of the machine", "found(m[:3] for m in mounts() if m[0].startswith('/dev/') or m[2] in ('ext4', 'xfs', 'btrfs', 'overlay', 'fuse', 'nfs', 'cgroup', 'cgroup2'))"),
         hidden("paths of the host in mountinfo", "found(line.split()[3] for line in content('/proc/self/mountinfo').splitlines() if line.split()[3] not in ('/', '') and not line.split()[4].startswith(('/proc', '/sys', '/dev')))"),
         hidden("paths of the host in cgroup", "found(line.split(':')[2] for line in content('/proc/self/cgroup').splitlines() if line.split(':')[2] not in ('/', ''))"),
-        hidden("programs in the writable places that run with more rights", "p = '/tmp/attack-suid'\nopen(p, 'wb').write(open('/bin/sh', 'rb').read())\nos.chmod(p, 0o6755)\nfound(m[1] for m in mounts() if m[1] in ('/tmp', '/workspace', '/dev/shm') and 'nosuid' not in m[3].split(',')) if os.stat(p).st_uid else 'owned by root'"),
         node("replace Node's own program", Wall::Refused, CLOSED, "attempt(() => fs.openSync(process.execPath, 'r+'))"),
         node("write into the modules' folder", Wall::Refused, CLOSED, "attempt(() => fs.writeFileSync((process.env.NODE_PATH || '/opt/nodejs/node_modules') + '/attack.js', ''))"),
         node("write into / from Node", Wall::Refused, CLOSED, "attempt(() => { fs.writeFileSync('/attack', ''); fs.unlinkSync('/attack'); })"),

@@ -1,6 +1,6 @@
 //! Who the code is and what it may become: ids, capabilities, privileges, limits.
 
-use crate::case::{Case, Wall, hidden, node, python, refused};
+use crate::case::{Case, Wall, hidden, inside, node, python, refused};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -18,13 +18,12 @@ pub(crate) fn cases() -> Vec<Case> {
         refused("setresuid(0, 0, 0)", "child(lambda: attempt(lambda: os.setresuid(0, 0, 0)))"),
         refused("setgroups([0])", "child(lambda: attempt(lambda: os.setgroups([0])))"),
         refused("capset: everything", "child(lambda: call('capset', room(8, 0x20080522), room(24, 0x1ffffffff, 0x1ff, 0x1ff)))"),
-        refused("an ambient capability", "child(lambda: 'allowed' if libc.prctl(47, 2, 21, 0, 0) == 0 else name_of(ctypes.get_errno()))")
-            .stands_because("the capability must be inheritable first, which it is nowhere"),
-        refused("securebits", "child(lambda: 'allowed' if libc.prctl(28, 0, 0, 0, 0) == 0 else name_of(ctypes.get_errno()))"),
+        refused("securebits", "child(lambda: 'allowed' if libc.prctl(28, 0, 0, 0, 0) == 0 else name_of(ctypes.get_errno()))")
+            .also("EINVAL"),
         refused("give a file to root", "open('/tmp/mine', 'w').close()\nattempt(lambda: (os.chown('/tmp/mine', 0, 0), os.chown('/tmp/mine', 1, 1)))"),
         refused("change the mode of a file of root's", "attempt(lambda: os.chmod('/etc/passwd', os.stat('/etc/passwd').st_mode & 0o7777))")
             .also("EROFS"),
-        refused("a higher priority", "child(lambda: attempt(lambda: os.nice(-5)))"),
+        inside("a higher priority", "virtual(child(lambda: attempt(lambda: os.nice(-5))))"),
         refused("a real-time scheduler", "child(lambda: attempt(lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))))")
             .also("EINVAL"),
         python("raise the hard limit of processes", Wall::Refused, "EPERM ValueError", RAISE_PROCESSES),
@@ -33,9 +32,6 @@ pub(crate) fn cases() -> Vec<Case> {
         python("the name of the machine", Wall::Virtual, "virtual", "'virtual' if os.uname().nodename != HOST['hostname'] else HOST['hostname']").on_host(),
         hidden("programs that give root to anybody", "found(p for d in os.environ['PATH'].split(':') for p in glob.glob(d + '/*') if os.path.isfile(p) and os.stat(p).st_mode & 0o6000 and libc.prctl(39, 0, 0, 0, 0) != 1)"),
         python("su to root", Wall::Refused, "refused", "import shutil\n'refused' if not shutil.which('su') or 'uid=0' not in subprocess.run(['su', '-c', 'id'], capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout else 'root'"),
-        node("process.setuid(0)", Wall::Refused, "EPERM", "attempt(() => process.setuid(0))"),
-        node("process.setgid(0)", Wall::Refused, "EPERM", "attempt(() => process.setgid(0))"),
-        node("process.initgroups", Wall::Refused, "EPERM ERR_UNKNOWN_CREDENTIAL", "attempt(() => process.initgroups(process.getuid(), 0))"),
         node("start a child as root", Wall::Refused, "EPERM", "const run = child_process.spawnSync('id', { uid: 0, gid: 0 }); run.error ? run.error.code : 'allowed'"),
     ]
 }

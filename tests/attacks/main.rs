@@ -26,7 +26,11 @@ mod sessions;
 mod sidecar;
 mod signals;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use clap::Parser;
 
@@ -110,7 +114,9 @@ fn attack(arguments: &Arguments) -> Result<bool, String> {
     };
     let mut report = Report::new(arguments.json);
     report.title(&format!("Attacks on {title}"));
-    run(Ground::Sidecar(sidecar), host, &arguments.filter, |group, case, outcome| report.row(group, case, outcome))?;
+    run(Ground::Sidecar(sidecar), host, &arguments.filter, |group, case, outcome, took| {
+        report.row(group, case, outcome, took);
+    })?;
     Ok(report.finish())
 }
 
@@ -119,12 +125,13 @@ fn run(
     ground: Ground,
     host: Option<Host>,
     filter: &str,
-    mut seen: impl FnMut(&'static str, &Case, Outcome),
+    mut seen: impl FnMut(&'static str, &Case, Outcome, Duration),
 ) -> Result<(), String> {
     let mut arena = Arena::new(ground, host)?;
     for (group, case) in cases(filter) {
+        let start = Instant::now();
         let outcome = arena.run(&case);
-        seen(group, &case, outcome);
+        seen(group, &case, outcome, start.elapsed());
     }
     arena.finish()
 }

@@ -1,7 +1,7 @@
 //! Ways out: the network, names, metadata services, and the sockets of the host. Each must fail at once: a time-out means
 //! that a packet has left.
 
-use crate::case::{Case, Wall, hidden, node, python, refused};
+use crate::case::{Case, Wall, hidden, inside, node, python, refused};
 
 /// The answers of a machine without a network.
 const NO_WAY: &str = "ENETUNREACH EHOSTUNREACH EADDRNOTAVAIL EPERM EACCES EAFNOSUPPORT";
@@ -38,18 +38,17 @@ pub(crate) fn cases() -> Vec<Case> {
         python("the host's loopback over IPv6's clothes", Wall::Refused, "ECONNREFUSED ENETUNREACH EADDRNOTAVAIL EAFNOSUPPORT", "reach(('::ffff:127.0.0.1', HOST['port']), family=socket.AF_INET6)").on_host(),
         python("the host's abstract socket", Wall::Hidden, "ECONNREFUSED ENOENT EPERM", "reach('\\0' + HOST['token'], family=socket.AF_UNIX)").on_host(),
         python("the host's socket by its path", Wall::Hidden, "ENOENT ECONNREFUSED EACCES", "reach(HOST['socket'], family=socket.AF_UNIX)").on_host(),
-        refused("a low port", "attempt(lambda: socket.socket().bind(('0.0.0.0', 81)))")
-            .also("EADDRNOTAVAIL"),
+        inside("a low port", "virtual(attempt(lambda: socket.socket().bind(('0.0.0.0', 81))))"),
         refused("an interface's settings", "import fcntl\nattempt(lambda: fcntl.ioctl(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), 0x8914, struct.pack('16sh22x', b'lo', 0x49)))")
             .also("ENOTTY"),
         python("requests to a metadata service", Wall::Refused, "ConnectionError", "import requests\nattempt(lambda: requests.get('http://169.254.169.254/latest/meta-data/', timeout=2))")
             .stands_because("a host outside a cloud has no metadata service; the bare connection above tells more"),
-        node("fetch from a metadata service", Wall::Refused, NO_WAY, "await fetch('http://169.254.169.254/', { signal: AbortSignal.timeout(1500) }).then(() => 'allowed', (e) => e.cause?.code || e.name)"),
-        node("connect to a public address", Wall::Refused, NO_WAY, "await reach({ host: '1.1.1.1', port: 443 })"),
-        node("the host's loopback from Node", Wall::Refused, "ECONNREFUSED ENETUNREACH EADDRNOTAVAIL", "await reach({ host: '127.0.0.1', port: HOST.port })").on_host(),
-        node("a look-up from Node", Wall::Refused, "EAI_AGAIN ENOTFOUND ECONNREFUSED", "await new Promise((done) => dns.lookup('exfiltrate.example.com', (e) => done(e ? e.code : 'allowed')))")
+        node("fetch from a metadata service", Wall::Refused, NO_WAY, "fetch('http://169.254.169.254/', { signal: AbortSignal.timeout(1500) }).then(() => 'allowed', (e) => e.cause?.code || e.name)"),
+        node("connect to a public address", Wall::Refused, NO_WAY, "reach({ host: '1.1.1.1', port: 443 })"),
+        node("the host's loopback from Node", Wall::Refused, "ECONNREFUSED ENETUNREACH EADDRNOTAVAIL", "reach({ host: '127.0.0.1', port: HOST.port })").on_host(),
+        node("a look-up from Node", Wall::Refused, "EAI_AGAIN ENOTFOUND ECONNREFUSED", "new Promise((done) => dns.lookup('exfiltrate.example.com', (e) => done(e ? e.code : 'allowed')))")
             .stands_because("a host without a name server cannot look anything up either"),
-        node("a datagram from Node", Wall::Refused, NO_WAY, "await new Promise((done) => { const s = dgram.createSocket('udp4'); s.on('error', (e) => done(e.code)); s.send('x', 53, '8.8.8.8', (e) => { done(e ? e.code : 'allowed'); }); }).then((word) => word)"),
+        node("a datagram from Node", Wall::Refused, NO_WAY, "new Promise((done) => { const s = dgram.createSocket('udp4'); s.on('error', (e) => done(e.code)); s.send('x', 53, '8.8.8.8', (e) => { done(e ? e.code : 'allowed'); }); })"),
     ]
 }
 

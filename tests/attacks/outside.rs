@@ -85,7 +85,7 @@ fn every(arena: &mut Arena, finding: impl Fn(u32) -> Option<String>) -> Result<S
     let session = arena.attacker()?;
     let posture = arena.client()?.call("session.posture", &json!({"session_id": session}))?;
     let container = posture["outside"]["container"].as_str().unwrap_or_default().to_owned();
-    let inner: Vec<_> = processes(&container).into_iter().filter(|(_, kind)| kind == "sandbox").collect();
+    let inner: Vec<_> = processes(&container).into_iter().filter(|(_, inside)| *inside).collect();
     if inner.is_empty() {
         return Err(format!("no process of `{container}` can be found"));
     }
@@ -102,23 +102,19 @@ fn apart(arena: &mut Arena, kind: &str) -> Result<String, String> {
     every(arena, |pid| (name(&pid.to_string()) == ours).then(|| format!("the host's {kind} namespace")))
 }
 
-/// The host's processes of a container: gVisor's Sentry as `sandbox`, those beside it (gofer, shim) by their names; a
-/// container without a Sentry is its own first process.
-fn processes(container: &str) -> Vec<(u32, String)> {
+/// The host's processes of a container, and whether each is inside its walls: gVisor's Sentry and gofer, or without
+/// gVisor whatever is in its control group; the engine's helpers are outside.
+fn processes(container: &str) -> Vec<(u32, bool)> {
     let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter_map(|pid| {
-        let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command).into_owned();
-        if !command.contains(container) && !groups.contains(container) {
-            return None;
-        }
-        let helper = ["gofer", "shim", "wait"].into_iter().find(|kind| command.contains(kind));
-        let sandbox = command.contains("\0boot\0") || command.starts_with("runsc-sandbox") || groups.contains(container);
-        Some((pid, helper.unwrap_or(if sandbox { "sandbox" } else { "supervisor" }).to_owned()))
-    })
-    .collect()
+    let lines = pids.filter_map(|pid| Some((pid, std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?)));
+    lines
+        .filter_map(|(pid, line)| {
+            let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            let inner = line.split('\0').any(|argument| ["boot", "gofer"].contains(&argument));
+            (line.contains(container) || groups.contains(container)).then(|| (pid, inner || groups.contains(container)))
+        })
+        .collect()
 }
 
 fn field(pid: u32, name: &str) -> Option<String> {

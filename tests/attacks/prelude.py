@@ -54,10 +54,17 @@ def attempt(action):
     except OSError as error:
         if isinstance(error, socket.gaierror):
             return "no-name"
-        return "timeout" if error.errno is None else name_of(error.errno)
+        if isinstance(error, TimeoutError):
+            return "timeout"
+        return type(error).__name__ if error.errno is None else name_of(error.errno)
     except Exception as error:
         return type(error).__name__
     return "allowed"
+
+
+def virtual(word):
+    """What gVisor's own kernel lets happen inside itself; the machine's kernel never hears of it."""
+    return "virtual" if word == "allowed" and "Jan 10 15:06:54 PST 2016" in content("/proc/version") else word
 
 
 def opened(path, flags=os.O_RDONLY):
@@ -98,6 +105,21 @@ def child(action):
         word = pipe.read().decode()
     status = os.waitpid(pid, 0)[1]
     return word or "died of signal %d" % (status & 127)
+
+
+def clone3(flags, action=lambda: "allowed"):
+    """The same, in a child in new namespaces."""
+    def inner():
+        reading, writing = os.pipe()
+        pid = libc.syscall(ctypes.c_long(435), room(88, flags, 0, 0, 0, signal.SIGCHLD), ctypes.c_long(88))
+        if pid < 0:
+            return name_of(ctypes.get_errno())
+        if pid == 0:
+            os.write(writing, action().encode())
+            os._exit(0)
+        os.close(writing)
+        return os.read(reading, 200).decode()
+    return child(inner)
 
 
 def sock(family, kind, protocol=0):

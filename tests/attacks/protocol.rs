@@ -155,6 +155,8 @@ fn line(arena: &mut Arena, bytes: &[u8], codes: &[i64]) -> Result<String, String
     let client = arena.client()?;
     client.write(bytes)?;
     let answer = client.stray()?;
+    // A batch is answered by an array.
+    let answer = answer.get(0).unwrap_or(&answer);
     let code = answer["error"]["code"].as_i64().unwrap_or_default();
     if !codes.contains(&code) {
         return Err(answer.to_string().chars().take(200).collect());

@@ -41,10 +41,10 @@ pub(crate) fn prove(filter: &str) -> Result<bool, String> {
     let host = || Host::new().map_err(|error| error.to_string());
     let facts = host()?;
     let sidecar = Sidecar::start("docker", Some("runc"), facts.token())?;
-    run(Ground::Sidecar(sidecar), Some(facts), filter, |group, case, outcome| note(0, group, case, outcome))?;
+    run(Ground::Sidecar(sidecar), Some(facts), filter, |group, case, outcome, _| note(0, group, case, outcome))?;
     let facts = host()?;
     let naked = Naked::new(&facts)?;
-    run(Ground::Naked(naked), Some(facts), filter, |group, case, outcome| note(1, group, case, outcome))?;
+    run(Ground::Naked(naked), Some(facts), filter, |group, case, outcome, _| note(1, group, case, outcome))?;
 
     let mut proofs: Vec<_> = proofs.into_iter().collect();
     proofs.sort_by_key(|(_, proof)| proof.order);

@@ -1,6 +1,9 @@
 //! What is shown: one row per case, or one JSON object per line, and the count on the last line.
 
-use std::io::{Write, stdout};
+use std::{
+    io::{Write, stdout},
+    time::Duration,
+};
 
 use serde_json::json;
 
@@ -22,12 +25,12 @@ impl Report {
     /// A line before the table.
     pub(crate) fn title(&self, text: &str) {
         if !self.json {
-            print(&format!("{text}\n\n{:4}  {:12} {:9} {:9} attack: what happened", "", "group", "runtime", "wall"));
+            print(&format!("{text}\n\n{:4}  {:>6}  {:12} {:9} {:9} attack: what happened", "", "ms", "group", "runtime", "wall"));
         }
     }
 
     /// One case.
-    pub(crate) fn row(&mut self, group: &str, case: &Case, outcome: Outcome) {
+    pub(crate) fn row(&mut self, group: &str, case: &Case, outcome: Outcome, took: Duration) {
         let (mark, what) = match &outcome {
             Outcome::Stood(what) => ("ok", what.as_str()),
             Outcome::Fell(what) => ("FELL", what.as_str()),
@@ -43,10 +46,10 @@ impl Report {
         let what: String = what.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect();
         print(&if self.json {
             json!({"group": group, "attack": case.name, "runtime": case.runtime, "wall": case.wall.name(),
-                "outcome": mark, "happened": what})
+                "outcome": mark, "happened": what, "duration_ms": took.as_millis()})
             .to_string()
         } else {
-            format!("{mark:4}  {group:12} {:9} {:9} {}: {what}", case.runtime, case.wall.name(), case.name)
+            format!("{mark:4}  {:6}  {group:12} {:9} {:9} {}: {what}", took.as_millis(), case.runtime, case.wall.name(), case.name)
         });
     }
 
