@@ -1,14 +1,14 @@
 //! Carries attacks out: keeps the sessions that harmless cases share, and throws away those that a case has spoilt.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 
 use crate::{
-    case::{Attack, Case, meaning},
+    case::{Attack, Case, Place, meaning},
     client::Client,
     host::Host,
     naked::Naked,
@@ -49,6 +49,8 @@ pub(crate) struct Arena {
     host: Option<Host>,
     limits: Value,
     sessions: HashMap<(&'static str, Seat), String>,
+    /// Sessions with a fresh interpreter, which knows nothing yet.
+    fresh: HashSet<String>,
 }
 
 impl Arena {
@@ -58,18 +60,19 @@ impl Arena {
             Ground::Sidecar(sidecar) => sidecar.client().call("server.info", &json!({}))?["limits"].take(),
             Ground::Naked(_) => json!({"memory": 256 << 20, "processes": 64, "disk": 32 << 20, "max_line": 16 << 20}),
         };
-        Ok(Self { ground, host, limits, sessions: HashMap::new() })
+        Ok(Self { ground, host, limits, sessions: HashMap::new(), fresh: HashSet::new() })
     }
 
     /// Carries one case out.
     pub(crate) fn run(&mut self, case: &Case) -> Outcome {
-        if case.host && self.host.is_none() {
-            return Outcome::NotRun("needs the host");
-        }
-        if case.socket && self.sidecar().is_ok_and(|sidecar| sidecar.socket().is_none()) {
-            return Outcome::NotRun("needs a second connection");
-        }
         let naked = matches!(self.ground, Ground::Naked(_));
+        let connections = self.sidecar().is_ok_and(|sidecar| sidecar.socket().is_some());
+        match case.place {
+            Place::Host if self.host.is_none() => return Outcome::NotRun("needs the host"),
+            Place::Socket if !connections => return Outcome::NotRun("needs a second connection"),
+            Place::Walls if naked => return Outcome::NotRun("would reach what is not ours"),
+            Place::Anywhere | Place::Host | Place::Socket | Place::Walls => {}
+        }
         if naked && matches!(case.attack, Attack::Play(_) | Attack::Ending { .. }) {
             return Outcome::NotRun("a wall of the sidecar itself");
         }
@@ -80,13 +83,16 @@ impl Arena {
             Attack::Bomb { code, timeout } => self.bomb(case.runtime, code, timeout, !naked),
             Attack::Play(act) => return self.play(case, act),
         };
-        if case.dirty || done.is_err() {
+        // What an attack has reached may be in no state for the next one.
+        let fell = !done.as_ref().is_ok_and(|(word, _)| case.is_right(word));
+        if case.dirty || fell {
             self.forget(case.runtime, Seat::Attacker);
         }
+        if fell {
+            self.forget(case.runtime, Seat::Neighbour);
+        }
         match done {
-            Ok((word, note)) if case.is_right(&word) => {
-                Outcome::Stood(format!("{word}{}{note}", meaning(&word)))
-            }
+            Ok((word, note)) if case.is_right(&word) => Outcome::Stood(format!("{word}{}{note}", meaning(&word))),
             Ok((word, note)) => Outcome::Fell(format!("{word}{note}")),
             Err(failure) => Outcome::Fell(failure),
         }
@@ -113,9 +119,9 @@ impl Arena {
         }
     }
 
-    /// The secret that the host keeps from the sandboxes.
-    pub(crate) fn token(&self) -> Result<String, String> {
-        self.host.as_ref().map(|host| host.token().to_owned()).ok_or_else(|| "not on the host".into())
+    /// What the host keeps from the sandboxes.
+    pub(crate) fn host(&self) -> Result<&Host, String> {
+        self.host.as_ref().ok_or_else(|| "not on the host".into())
     }
 
     /// A limit of the server.
@@ -172,12 +178,7 @@ impl Arena {
         self.value(runtime, Seat::Neighbour, look)
     }
 
-    fn ending(
-        &mut self,
-        runtime: &'static str,
-        code: &str,
-        timeout: Duration,
-    ) -> Result<(String, String), String> {
+    fn ending(&mut self, runtime: &'static str, code: &str, timeout: Duration) -> Result<(String, String), String> {
         let session = self.session(runtime, Seat::Attacker)?;
         self.neighbour()?;
         let before = Instant::now();
@@ -185,7 +186,14 @@ impl Arena {
         let note = format!(" after {} ms", before.elapsed().as_millis());
         self.all_is_well()?;
         let next = word(&self.cell(&session, "6 * 7", TIMEOUT)?);
-        if next == "42" { Ok((how(&result), note)) } else { Err(format!("the session's next cell is {next}")) }
+        if next != "42" {
+            return Err(format!("the session's next cell is {next}"));
+        }
+        // A lost sandbox has been replaced already; closing the session would only start another.
+        if result["state"] != "lost" {
+            self.forget(runtime, Seat::Attacker);
+        }
+        Ok((how(&result), note))
     }
 
     fn bomb(
@@ -238,8 +246,11 @@ impl Arena {
     }
 
     fn session(&mut self, runtime: &'static str, seat: Seat) -> Result<String, String> {
-        if let Some(session) = self.sessions.get(&(runtime, seat)) {
-            return Ok(session.clone());
+        if let Some(session) = self.sessions.get(&(runtime, seat)).cloned() {
+            if self.fresh.remove(&session) {
+                self.prepare(&session, runtime)?;
+            }
+            return Ok(session);
         }
         let session = match &mut self.ground {
             Ground::Sidecar(sidecar) => {
@@ -248,6 +259,13 @@ impl Arena {
             }
             Ground::Naked(naked) => naked.open(runtime)?,
         };
+        self.prepare(&session, runtime)?;
+        self.sessions.insert((runtime, seat), session.clone());
+        Ok(session)
+    }
+
+    /// Gives a fresh interpreter what every attack starts from.
+    fn prepare(&mut self, session: &str, runtime: &str) -> Result<(), String> {
         let host = self.host.as_ref().map_or(Value::Null, Host::facts);
         let prelude = if runtime == "python" {
             // JSON text inside a Python literal: `null` is no Python.
@@ -256,19 +274,19 @@ impl Arena {
         } else {
             format!("{}\nconst [HOST, LIMITS] = {};\n'ready'", include_str!("prelude.js"), json!([host, self.limits]))
         };
-        let ready = self.cell(&session, &prelude, TIMEOUT)?;
-        if word(&ready) != "ready" {
-            return Err(format!("the prelude failed: {ready}"));
-        }
-        self.sessions.insert((runtime, seat), session.clone());
-        Ok(session)
+        let ready = self.cell(session, &prelude, TIMEOUT)?;
+        if word(&ready) == "ready" { Ok(()) } else { Err(format!("the prelude failed: {ready}")) }
     }
 
     fn cell(&mut self, session: &str, code: &str, timeout: Duration) -> Result<Value, String> {
-        match &mut self.ground {
+        let result = match &mut self.ground {
             Ground::Sidecar(sidecar) => sidecar.client().call("cell.execute", &cell(session, code, timeout)),
             Ground::Naked(naked) => naked.cell(session, code, timeout),
+        }?;
+        if result["state"] == "lost" {
+            self.fresh.insert(session.to_owned());
         }
+        Ok(result)
     }
 
     fn forget(&mut self, runtime: &'static str, seat: Seat) {
@@ -297,7 +315,9 @@ pub(crate) fn how(result: &Value) -> String {
 pub(crate) fn word(result: &Value) -> String {
     match (result["result"]["data"]["text/plain"].as_str(), result["error"]["name"].as_str()) {
         (Some(value), _) => value.trim_matches(['\'', '"']).to_owned(),
-        (None, Some(name)) => format!("{name}: {} ({})", result["error"]["message"].as_str().unwrap_or(""), how(result)),
+        (None, Some(name)) => {
+            format!("{name}: {} ({})", result["error"]["message"].as_str().unwrap_or(""), how(result))
+        }
         (None, None) => how(result),
     }
 }

@@ -62,6 +62,18 @@ pub(crate) enum Attack {
     Play(fn(&mut Arena) -> Result<String, String>),
 }
 
+/// Where a case can be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Anywhere,
+    /// On the machine where the sandboxes run.
+    Host,
+    /// Where there can be a second connection.
+    Socket,
+    /// Behind walls only: it would reach somebody else's machine.
+    Walls,
+}
+
 /// One attack.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
@@ -72,10 +84,7 @@ pub(crate) struct Case {
     /// One more such word.
     pub(crate) also: Option<&'static str>,
     pub(crate) attack: Attack,
-    /// Needs to be on the machine where the sandboxes run.
-    pub(crate) host: bool,
-    /// Needs a second connection.
-    pub(crate) socket: bool,
+    pub(crate) place: Place,
     /// Leaves the session unfit for others.
     pub(crate) dirty: bool,
     /// Why it stands even without any wall on some machines.
@@ -84,7 +93,17 @@ pub(crate) struct Case {
 
 /// A Python cell.
 pub(crate) fn python(name: &'static str, wall: Wall, right: &'static str, code: &'static str) -> Case {
-    Case { name, runtime: "python", wall, right, also: None, attack: Attack::Cell { code }, host: false, socket: false, dirty: false, stands: None }
+    Case {
+        name,
+        runtime: "python",
+        wall,
+        right,
+        also: None,
+        attack: Attack::Cell { code },
+        place: Place::Anywhere,
+        dirty: false,
+        stands: None,
+    }
 }
 
 /// A Node.js cell.
@@ -99,7 +118,7 @@ pub(crate) fn refused(name: &'static str, code: &'static str) -> Case {
 
 /// A Python cell that tries what gVisor may grant, since it happens inside gVisor's own kernel: then `virtual`.
 pub(crate) fn inside(name: &'static str, code: &'static str) -> Case {
-    python(name, Wall::Virtual, "virtual EPERM EACCES ENOSYS ENOENT", code)
+    python(name, Wall::Virtual, "virtual nothing EPERM EACCES ENOSYS ENOENT", code)
 }
 
 /// A Python cell that looks for what must not be there.
@@ -121,7 +140,7 @@ pub(crate) fn ending(
     code: &'static str,
 ) -> Case {
     let attack = Attack::Ending { code, timeout: Duration::from_millis(milliseconds) };
-    Case { runtime, attack, dirty: true, ..python(name, Wall::Contained, right, "") }
+    Case { runtime, attack, ..python(name, Wall::Contained, right, "") }
 }
 
 /// A cell that uses something up.
@@ -144,12 +163,12 @@ pub(crate) fn play(name: &'static str, wall: Wall, act: fn(&mut Arena) -> Result
 impl Case {
     /// Only where the suite is on the sandboxes' machine.
     pub(crate) fn on_host(self) -> Self {
-        Self { host: true, ..self }
+        Self { place: Place::Host, ..self }
     }
 
     /// Only where there can be a second connection.
     pub(crate) fn over_socket(self) -> Self {
-        Self { socket: true, ..self }
+        Self { place: Place::Socket, ..self }
     }
 
     /// One more word with which the wall stands.
@@ -165,6 +184,11 @@ impl Case {
     /// The session is thrown away afterwards.
     pub(crate) fn dirty(self) -> Self {
         Self { dirty: true, ..self }
+    }
+
+    /// Never run where no wall stops it: it would reach somebody else's machine.
+    pub(crate) fn outward(self) -> Self {
+        Self { place: Place::Walls, ..self }
     }
 
     /// Why this case may stand where every wall has been removed.

@@ -63,13 +63,24 @@ impl Client {
                 }
             }
         });
-        Self { writer: Some(writer), lines, early: HashMap::new(), stray: VecDeque::new(), next_id: FIRST_ID, stream: None, child: None }
+        Self {
+            writer: Some(writer),
+            lines,
+            early: HashMap::new(),
+            stray: VecDeque::new(),
+            next_id: FIRST_ID,
+            stream: None,
+            child: None,
+        }
     }
 
     /// Sends raw bytes.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
         let writer = self.writer.as_mut().ok_or("the connection is closed")?;
-        writer.write_all(bytes).and_then(|()| writer.flush()).map_err(|error| format!("the server does not read: {error}"))
+        writer
+            .write_all(bytes)
+            .and_then(|()| writer.flush())
+            .map_err(|error| format!("the server does not read: {error}"))
     }
 
     /// The next message, whatever it answers.

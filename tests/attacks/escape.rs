@@ -1,6 +1,6 @@
 //! What scripts that look for a way out of a container enumerate: each finding would be a first step.
 
-use crate::case::{Case, Wall, hidden, python};
+use crate::case::{Case, Wall, hidden, inside, python};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -17,7 +17,7 @@ pub(crate) fn cases() -> Vec<Case> {
         hidden("where the root file system lies on the host", "import re\nfound(re.findall(r'(?:upperdir|lowerdir|workdir)=[^,]*', content('/proc/self/mounts')))"),
         hidden("a cgroup whose release agent can be set", "found(p for p in glob.glob('/sys/fs/cgroup/*/release_agent') if os.path.exists(p))")
             .stands_because("cgroup v2 has no release agents"),
-        hidden("a cgroup file system that can be written", "found(m[1] for m in mounts() if m[2].startswith('cgroup') and 'rw' in m[3].split(','))"),
+        inside("a cgroup file system that can be written", "own(m[1] for m in mounts() if m[2].startswith('cgroup') and 'rw' in m[3].split(','))"),
         hidden("a writable /proc/sys", "found(p for p in ('kernel/core_pattern', 'kernel/modprobe', 'vm/panic_on_oom', 'fs/binfmt_misc') if os.access('/proc/sys/' + p, os.W_OK))"),
         hidden("service account tokens", "found(p for p in ('/var/run/secrets/kubernetes.io', '/run/secrets', '/var/run/secrets/eks.amazonaws.com') if os.path.exists(p))")
             .stands_because("there is no cluster here"),
@@ -35,7 +35,7 @@ pub(crate) fn cases() -> Vec<Case> {
         hidden("traces of the container engine", "found(p for p in ('/.dockerenv', '/run/.containerenv') if os.path.exists(p) and os.path.getsize(p))")
             .stands_because("the file is empty; it tells where one is, and opens nothing"),
         hidden("a namespace of the host", "found(n for n in ('net', 'pid', 'mnt', 'ipc', 'uts', 'user') if 'namespaces' in HOST and os.path.exists('/proc/self/ns/' + n) and os.readlink('/proc/self/ns/' + n) == HOST['namespaces'][n])").on_host(),
-        hidden("the host's root through a process of its own", "found(p for p in ('/proc/1/root/etc/machine-id', '/proc/1/cwd/../..' + HOST['file'], '/proc/1/root/proc/1/root' + HOST['file']) if HOST['token'] in content(p) or HOST['hostname'] == content('/proc/1/root/etc/hostname').strip())").on_host(),
+        hidden("the host's root through a process of its own", "found(p for p in glob.glob('/proc/[0-9]*/root') if HOST['token'] in content(p + HOST['file']))").on_host(),
         hidden("the page cache of read-only files", "import mmap\nf = open('/etc/passwd', 'rb')\nfound(['written'] if attempt(lambda: mmap.mmap(f.fileno(), 4096, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)) == 'allowed' else [])")
             .stands_because("a file opened for reading is never mapped for writing; the case is for kernels that err"),
         hidden("a pipe that writes into read-only files", DIRTY_PIPE)

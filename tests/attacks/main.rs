@@ -19,8 +19,8 @@ mod kernel;
 mod naked;
 mod network;
 mod outside;
-mod prove;
 mod protocol;
+mod prove;
 mod report;
 mod sessions;
 mod sidecar;
@@ -115,7 +115,7 @@ fn attack(arguments: &Arguments) -> Result<bool, String> {
     let mut report = Report::new(arguments.json);
     report.title(&format!("Attacks on {title}"));
     run(Ground::Sidecar(sidecar), host, &arguments.filter, |group, case, outcome, took| {
-        report.row(group, case, outcome, took);
+        report.row(group, case, &outcome, took);
     })?;
     Ok(report.finish())
 }

@@ -48,7 +48,8 @@ impl Naked {
     pub(crate) fn open(&mut self, runtime: &str) -> Result<String, String> {
         self.started += 1;
         let name = format!("cellblock-attacks-{}-{}", std::process::id(), self.started);
-        let container = self.start(runtime, name.clone()).map_err(|error| format!("a container without walls: {error}"))?;
+        let container =
+            self.start(runtime, name.clone()).map_err(|error| format!("a container without walls: {error}"))?;
         self.open.insert(name.clone(), container);
         Ok(name)
     }
@@ -58,8 +59,20 @@ impl Naked {
         let runtime = runtimes.find(runtime).map_err(|error| error.to_string())?;
         let shared = self.shared.path().display();
         let mut docker = Command::new("docker");
-        docker.args(["run", "--rm", "--interactive", "--name", &name, "--runtime", "runc", "--privileged", "--user", "0"]);
+        docker.args([
+            "run",
+            "--rm",
+            "--interactive",
+            "--name",
+            &name,
+            "--runtime",
+            "runc",
+            "--privileged",
+            "--user",
+            "0",
+        ]);
         docker.args(["--network", "host", "--pid", "host", "--ipc", "host", "--uts", "host", "--cgroupns", "host"]);
+        docker.args(["--ulimit", "nofile=65536:65536"]);
         docker.args(["--volume", "/var/run/docker.sock:/var/run/docker.sock", "--workdir", "/workspace"]);
         docker.args(["--volume", &format!("{shared}:/workspace"), "--env", "HOME=/workspace"]);
         if runtime.name == "python" {
@@ -114,7 +127,7 @@ impl Naked {
                 Ok(_) => {}
                 Err(_) => {
                     self.close(name);
-                    return Ok(json!({"status": "killed", "ended_by": "kill", "state": "lost"}));
+                    return Ok(json!({"status": "timeout", "ended_by": "kill", "state": "lost"}));
                 }
             }
         }
@@ -129,7 +142,11 @@ impl Naked {
 impl Drop for Container {
     fn drop(&mut self) {
         // By its name: ending the client alone would leave the container.
-        let _ = Command::new("docker").args(["rm", "--force", &self.name]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let _ = Command::new("docker")
+            .args(["rm", "--force", &self.name])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
         let _ = self.child.wait();
     }
 }

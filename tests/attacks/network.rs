@@ -1,5 +1,5 @@
 //! Ways out: the network, names, metadata services, and the sockets of the host. Each must fail at once: a time-out means
-//! that a packet has left.
+//! that a packet has left. Public addresses are those that are set apart for documentation (RFC 5737, 3849, 2544).
 
 use crate::case::{Case, Wall, hidden, inside, node, python, refused};
 
@@ -14,21 +14,20 @@ pub(crate) fn cases() -> Vec<Case> {
             .stands_because("the host may just know no neighbour"),
         hidden("sockets of the machine", "found(str(HOST['port']) for line in content('/proc/net/tcp').splitlines() if '%04X' % HOST['port'] in line)").on_host(),
         hidden("named sockets of the machine", "found(line for line in content('/proc/net/unix').splitlines() if HOST['token'] in line)").on_host(),
-        way_out("metadata: 169.254.169.254", "reach(('169.254.169.254', 80))"),
-        way_out("metadata: a container's credentials", "reach(('169.254.170.2', 80))"),
-        way_out("metadata: 100.100.100.200", "reach(('100.100.100.200', 80))"),
-        way_out("metadata over IPv6", "reach(('fd00:ec2::254', 80), family=socket.AF_INET6)")
+        way_out("metadata: 169.254.169.254", "reach(('169.254.169.254', 80))").outward(),
+        way_out("metadata: a container's credentials", "reach(('169.254.170.2', 80))").outward(),
+        way_out("metadata: 100.100.100.200", "reach(('100.100.100.200', 80))").outward(),
+        way_out("metadata over IPv6", "reach(('fd00:ec2::254', 80), family=socket.AF_INET6)").outward(),
+        way_out("a public address", "reach(('203.0.113.1', 443))"),
+        way_out("a public address over IPv6", "reach(('2001:db8::1', 443), family=socket.AF_INET6)")
             .stands_because("needs a host with an IPv6 route"),
-        way_out("a public address", "reach(('1.1.1.1', 443))"),
-        way_out("a public address over IPv6", "reach(('2606:4700:4700::1111', 443), family=socket.AF_INET6)")
-            .stands_because("needs a host with an IPv6 route"),
-        way_out("a private address", "reach(('10.0.0.1', 80))"),
+        way_out("a private address", "reach(('198.18.0.1', 80))"),
         way_out("the engine's bridge", "reach(('172.17.0.1', 22))"),
-        way_out("a datagram to a name server", "reach(('8.8.8.8', 53), socket.SOCK_DGRAM)"),
+        way_out("a datagram to a name server", "reach(('203.0.113.53', 53), socket.SOCK_DGRAM)"),
         way_out("a datagram to the router", "reach(('172.17.0.1', 53), socket.SOCK_DGRAM)"),
         way_out("multicast", "reach(('224.0.0.251', 5353), socket.SOCK_DGRAM)"),
         way_out("broadcast", "attempt(lambda: (lambda s: (s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1), s.sendto(b'x', ('255.255.255.255', 9))))(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))"),
-        python("a name look-up fails, and at once", Wall::Refused, "no-name", "start = time.monotonic()\nword = attempt(lambda: socket.getaddrinfo('exfiltrate.example.com', 80))\nword if time.monotonic() - start < 2 else 'slow: %.1f s' % (time.monotonic() - start)")
+        python("a name look-up fails, and at once", Wall::Refused, "no-name", "start = time.monotonic()\nword = attempt(lambda: socket.getaddrinfo('exfiltrate.invalid', 80))\nword if time.monotonic() - start < 2 else 'slow: %.1f s' % (time.monotonic() - start)")
             .stands_because("a host without a name server cannot look anything up either"),
         python("a name server of the container engine", Wall::Refused, "ECONNREFUSED ENETUNREACH EPERM timeout", "attempt(lambda: (lambda s: (s.settimeout(1), s.connect(('127.0.0.11', 53)), s.send(bytes.fromhex('0a0a01000001000000000000076578616d706c6503636f6d0000010001')), s.recv(512)))(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))")
             .stands_because("only Docker's own networks have one"),
@@ -42,13 +41,14 @@ pub(crate) fn cases() -> Vec<Case> {
         refused("an interface's settings", "import fcntl\nattempt(lambda: fcntl.ioctl(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), 0x8914, struct.pack('16sh22x', b'lo', 0x49)))")
             .also("ENOTTY"),
         python("requests to a metadata service", Wall::Refused, "ConnectionError", "import requests\nattempt(lambda: requests.get('http://169.254.169.254/latest/meta-data/', timeout=2))")
-            .stands_because("a host outside a cloud has no metadata service; the bare connection above tells more"),
-        node("fetch from a metadata service", Wall::Refused, NO_WAY, "fetch('http://169.254.169.254/', { signal: AbortSignal.timeout(1500) }).then(() => 'allowed', (e) => e.cause?.code || e.name)"),
-        node("connect to a public address", Wall::Refused, NO_WAY, "reach({ host: '1.1.1.1', port: 443 })"),
+            .outward(),
+        node("fetch from a metadata service", Wall::Refused, NO_WAY, "fetch('http://169.254.169.254/', { signal: AbortSignal.timeout(1500) }).then(() => 'allowed', (e) => e.cause?.code || e.name)")
+            .outward(),
+        node("connect to a public address", Wall::Refused, NO_WAY, "reach({ host: '203.0.113.1', port: 443 })"),
         node("the host's loopback from Node", Wall::Refused, "ECONNREFUSED ENETUNREACH EADDRNOTAVAIL", "reach({ host: '127.0.0.1', port: HOST.port })").on_host(),
-        node("a look-up from Node", Wall::Refused, "EAI_AGAIN ENOTFOUND ECONNREFUSED", "new Promise((done) => dns.lookup('exfiltrate.example.com', (e) => done(e ? e.code : 'allowed')))")
+        node("a look-up from Node", Wall::Refused, "EAI_AGAIN ENOTFOUND ECONNREFUSED", "new Promise((done) => dns.lookup('exfiltrate.invalid', (e) => done(e ? e.code : 'allowed')))")
             .stands_because("a host without a name server cannot look anything up either"),
-        node("a datagram from Node", Wall::Refused, NO_WAY, "new Promise((done) => { const s = dgram.createSocket('udp4'); s.on('error', (e) => done(e.code)); s.send('x', 53, '8.8.8.8', (e) => { done(e ? e.code : 'allowed'); }); })"),
+        node("a datagram from Node", Wall::Refused, NO_WAY, "new Promise((done) => { const s = dgram.createSocket('udp4'); s.on('error', (e) => done(e.code)); s.send('x', 53, '203.0.113.53', (e) => { done(e ? e.code : 'allowed'); }); })"),
     ]
 }
 

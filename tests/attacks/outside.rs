@@ -22,19 +22,31 @@ pub(crate) fn cases() -> Vec<Case> {
         .on_host(),
         play("the sandbox's process has a network of its own", Wall::Hidden, |arena| apart(arena, "net")).on_host(),
         play("the sandbox's process has mounts of its own", Wall::Hidden, |arena| apart(arena, "mnt")).on_host(),
-        play("the sandbox's process sees none of ours", Wall::Hidden, |arena| apart(arena, "pid")).on_host(),
+        play("the sandbox's process has not the host's files", Wall::Hidden, |arena| {
+            let secret = arena.host()?.folder().join("secret");
+            every(arena, |pid| {
+                let path = format!("/proc/{pid}/root{}", secret.display());
+                std::fs::exists(&path).unwrap_or(false).then_some(path)
+            })
+        })
+        .on_host(),
         play("the sandbox's process shares no memory with ours", Wall::Hidden, |arena| apart(arena, "ipc")).on_host(),
         play("the sandbox's process has not the sidecar's secret", Wall::Hidden, |arena| {
-            let token = arena.token()?;
+            let token = arena.host()?.token().to_owned();
             every(arena, |pid| {
                 let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-                String::from_utf8_lossy(&environment).contains(&token).then(|| "the secret is in its environment".into())
+                String::from_utf8_lossy(&environment)
+                    .contains(&token)
+                    .then(|| "the secret is in its environment".into())
             })
         })
         .on_host(),
         play("the sandbox's process holds no socket or lock of the sidecar", Wall::Hidden, |arena| {
             let sidecar = arena.sidecar()?.own().ok_or("not our own sidecar")?.0;
-            let theirs: Vec<_> = files(sidecar).into_iter().filter(|file| file.starts_with("socket:") || file.ends_with("lock")).collect();
+            let theirs: Vec<_> = files(sidecar)
+                .into_iter()
+                .filter(|file| file.starts_with("socket:") || file.ends_with("lock"))
+                .collect();
             every(arena, |pid| files(pid).into_iter().find(|file| theirs.contains(file)))
         })
         .on_host(),
@@ -64,7 +76,10 @@ pub(crate) fn cases() -> Vec<Case> {
         play("code and output are in no file of the sidecar", Wall::Hidden, |arena| {
             let state = arena.sidecar()?.own().ok_or("not our own sidecar")?.1;
             arena.attack("print('needle-' + 'in-the-log')", Duration::from_secs(5))?;
-            let hits: Vec<_> = below(&state).into_iter().filter(|path| std::fs::read_to_string(path).is_ok_and(|text| text.contains("needle-"))).collect();
+            let hits: Vec<_> = below(&state)
+                .into_iter()
+                .filter(|path| std::fs::read_to_string(path).is_ok_and(|text| text.contains("needle-")))
+                .collect();
             if hits.is_empty() { Ok("none".into()) } else { Err(hits.join(", ")) }
         })
         .on_host(),

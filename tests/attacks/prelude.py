@@ -87,6 +87,12 @@ def found(things):
     return ", ".join(things)[:200] if things else "nothing"
 
 
+def own(things):
+    """The same, but `virtual` for what gVisor's kernel has made up: its control groups are nobody else's."""
+    word = found(things)
+    return word if word == "nothing" or virtual("allowed") == "allowed" else "virtual"
+
+
 def child(action):
     """The same, in a child of its own: for what would change this process."""
     reading, writing = os.pipe()
@@ -104,14 +110,18 @@ def child(action):
     with open(reading, "rb") as pipe:
         word = pipe.read().decode()
     status = os.waitpid(pid, 0)[1]
-    return word or "died of signal %d" % (status & 127)
+    return word or "died-of-signal-%d" % (status & 127)
 
 
-def clone3(flags, action=lambda: "allowed"):
-    """The same, in a child in new namespaces."""
+def cloned(flags, action=lambda: "allowed", old=False):
+    """The same, in a child in new namespaces, by clone3 or by the old clone."""
     def inner():
         reading, writing = os.pipe()
-        pid = libc.syscall(ctypes.c_long(435), room(88, flags, 0, 0, 0, signal.SIGCHLD), ctypes.c_long(88))
+        if old:
+            number = ctypes.c_long(CALLS["clone"][platform.machine() == "aarch64"])
+            pid = libc.syscall(number, ctypes.c_long(flags | signal.SIGCHLD), *[ctypes.c_long(0)] * 4)
+        else:
+            pid = libc.syscall(ctypes.c_long(435), room(88, flags, 0, 0, 0, signal.SIGCHLD), ctypes.c_long(88))
         if pid < 0:
             return name_of(ctypes.get_errno())
         if pid == 0:
@@ -164,3 +174,17 @@ def fill(folder):
     finally:
         os.unlink(path)
     return "unbounded"
+
+
+def all_files():
+    """Raises the limit of open files as far as it goes."""
+    import resource
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def raised(kind):
+    """Lowers a hard limit and raises it again, which takes a capability; for a child."""
+    import resource
+    resource.setrlimit(kind, (32, 512))
+    return attempt(lambda: resource.setrlimit(kind, (32, 1024)))

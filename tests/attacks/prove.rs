@@ -19,6 +19,8 @@ struct Proof {
     order: usize,
     fell: [Option<String>; 2],
     ran: [bool; 2],
+    /// Why it did not run.
+    why: &'static str,
     stands: Option<&'static str>,
 }
 
@@ -33,9 +35,14 @@ pub(crate) fn prove(filter: &str) -> Result<bool, String> {
             proof.order = order;
         }
         proof.stands = case.stands;
-        proof.ran[ground] = !matches!(outcome, Outcome::NotRun(_));
-        if let Outcome::Fell(what) = outcome {
-            proof.fell[ground] = Some(what);
+        proof.ran[ground] = true;
+        match outcome {
+            Outcome::Stood(_) => {}
+            Outcome::Fell(what) => proof.fell[ground] = Some(what),
+            Outcome::NotRun(why) => {
+                proof.ran[ground] = false;
+                proof.why = why;
+            }
         }
     };
     let host = || Host::new().map_err(|error| error.to_string());
@@ -48,14 +55,12 @@ pub(crate) fn prove(filter: &str) -> Result<bool, String> {
 
     let mut proofs: Vec<_> = proofs.into_iter().collect();
     proofs.sort_by_key(|(_, proof)| proof.order);
-    show("Falls with runc instead of gVisor, the rest of the hardening kept", &proofs, |proof| {
-        proof.fell[0].clone()
-    });
+    show("Falls with runc instead of gVisor, the rest of the hardening kept", &proofs, |proof| proof.fell[0].clone());
     show("Falls only without any wall: privileged, root, every namespace the host's", &proofs, |proof| {
         proof.fell[1].clone().filter(|_| proof.fell[0].is_none())
     });
-    show("Not run without walls: the wall is in the sidecar, which has no switch for it", &proofs, |proof| {
-        (proof.fell == [None, None] && !proof.ran[1]).then(String::new)
+    show("Not run without walls", &proofs, |proof| {
+        (proof.fell == [None, None] && !proof.ran[1]).then(|| proof.why.to_owned())
     });
     show("Stands everywhere, and why", &proofs, |proof| {
         proof.stands.filter(|_| proof.fell == [None, None] && proof.ran[1]).map(str::to_owned)

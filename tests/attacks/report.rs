@@ -25,13 +25,16 @@ impl Report {
     /// A line before the table.
     pub(crate) fn title(&self, text: &str) {
         if !self.json {
-            print(&format!("{text}\n\n{:4}  {:>6}  {:12} {:9} {:9} attack: what happened", "", "ms", "group", "runtime", "wall"));
+            print(&format!(
+                "{text}\n\n{:4}  {:>6}  {:12} {:9} {:9} attack: what happened",
+                "", "ms", "group", "runtime", "wall"
+            ));
         }
     }
 
     /// One case.
-    pub(crate) fn row(&mut self, group: &str, case: &Case, outcome: Outcome, took: Duration) {
-        let (mark, what) = match &outcome {
+    pub(crate) fn row(&mut self, group: &str, case: &Case, outcome: &Outcome, took: Duration) {
+        let (mark, what) = match outcome {
             Outcome::Stood(what) => ("ok", what.as_str()),
             Outcome::Fell(what) => ("FELL", what.as_str()),
             Outcome::NotRun(why) => ("-", *why),
@@ -49,14 +52,22 @@ impl Report {
                 "outcome": mark, "happened": what, "duration_ms": took.as_millis()})
             .to_string()
         } else {
-            format!("{mark:4}  {:6}  {group:12} {:9} {:9} {}: {what}", took.as_millis(), case.runtime, case.wall.name(), case.name)
+            format!(
+                "{mark:4}  {:6}  {group:12} {:9} {:9} {}: {what}",
+                took.as_millis(),
+                case.runtime,
+                case.wall.name(),
+                case.name
+            )
         });
     }
 
     /// The last lines; whether nothing fell.
     pub(crate) fn finish(self) -> bool {
         if self.json {
-            print(&json!({"passed": self.passed, "failed": self.fallen.len(), "not_run": self.not_run.len()}).to_string());
+            print(
+                &json!({"passed": self.passed, "failed": self.fallen.len(), "not_run": self.not_run.len()}).to_string(),
+            );
             return self.fallen.is_empty();
         }
         print("");

@@ -21,7 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
         pair("listening on the loopback", "tcp = socket.socket()\ntcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\ntcp.bind(('127.0.0.1', 45731))\ntcp.listen()\n'left'", "found(['port'] if reach(('127.0.0.1', 45731)) == 'allowed' else [])"),
         pair("processes", "background = subprocess.Popen(['sleep', '45731'])\n'left'", "found(p for p in os.listdir('/proc') if p.isdigit() and '45731' in content('/proc/%s/cmdline' % p))"),
         pair("named pipes", "os.path.exists('/tmp/left-pipe') or os.mkfifo('/tmp/left-pipe')\n'left'", "found(glob.glob('/tmp/left-pipe'))"),
-        pair("memory files of others", "memory = os.memfd_create('attack-left')\n'left'", "found(p for p in glob.glob('/proc/[0-9]*/fd/*') if not p.startswith('/proc/%d/' % os.getpid()) and 'attack-left' in (os.readlink(p) if os.path.islink(p) else ''))"),
+        pair("memory files of others", "memory = os.memfd_create('attack-left')\n'left'", "found(p for p in glob.glob('/proc/[0-9]*/fd/*') if not p.startswith('/proc/%d/' % os.getpid()) and 'attack-left' in os.path.realpath(p))"),
         pair("file locks", "import fcntl\nlock = open('/workspace/lock', 'w')\nfcntl.flock(lock, fcntl.LOCK_EX)\n'left'", "import fcntl\nfound(['locked'] if attempt(lambda: fcntl.flock(open('/workspace/lock', 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)) == 'EAGAIN' else [])"),
         pair("names in the interpreter", "left_behind = 'x'\nimport builtins\nbuiltins.left_behind = 'x'\n'left'", "found(['name'] if 'left_behind' in dir(__builtins__) + list(globals()) else [])")
             .stands_because("two interpreters share no names even without a wall"),

@@ -11,8 +11,21 @@ use crate::{client::Client, host};
 /// How long a sidecar may take until it listens.
 const START: Duration = Duration::from_secs(30);
 /// Small limits, so that bombs are over soon.
-const LIMITS: [&str; 12] = [
-    "--memory", "256m", "--disk", "32m", "--processes", "64", "--grace", "1s", "--max-line", "1m", "--max-queue", "4",
+const LIMITS: [&str; 14] = [
+    "--memory",
+    "256m",
+    "--disk",
+    "32m",
+    "--processes",
+    "64",
+    "--grace",
+    "1s",
+    "--max-line",
+    "1m",
+    "--max-queue",
+    "4",
+    "--drain-timeout",
+    "1s",
 ];
 
 /// A cellblock and our first connection to it.
@@ -34,13 +47,18 @@ impl Sidecar {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let socket = folder.path().join("socket");
         let mut command = Command::new(env!("CARGO_BIN_EXE_cellblock"));
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CELLBLOCK_") || name == "ENABLE_SANDBOX") {
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CELLBLOCK_") || name == "ENABLE_SANDBOX")
+        {
             command.env_remove(name);
         }
         command.args(["serve", "--engine", engine, "--log-level", "error", "--socket"]).arg(&socket);
         command.arg("--state-dir").arg(folder.path().join("state")).args(LIMITS);
         command.args(runtime.map(|name| ["--runtime", name]).into_iter().flatten());
-        command.env(host::VARIABLE, token).env("PYTHONSTARTUP", token).env("NODE_OPTIONS", token).env("BASH_ENV", token);
+        command
+            .env(host::VARIABLE, token)
+            .env("PYTHONSTARTUP", token)
+            .env("NODE_OPTIONS", token)
+            .env("BASH_ENV", token);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map_err(|error| error.to_string())?;
         let mut own = Own { child, folder };
         let deadline = Instant::now() + START;

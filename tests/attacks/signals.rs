@@ -19,7 +19,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ending("SIGKILL to the kernel", "python", 3000, "killed-exit-lost ok-completed-preserved", "child(lambda: os.kill(1, signal.SIGKILL))"),
         ending("SIGKILL to itself", "python", 3000, "killed-exit-lost ok-completed-preserved", "os.kill(os.getpid(), signal.SIGKILL)"),
         ending("SIGKILL to everybody", "python", 3000, "killed-exit-lost ok-completed-preserved error-completed-preserved", "os.kill(-1, signal.SIGKILL)"),
-        ending("SIGSTOP to itself", "python", 1000, "timeout-kill-lost ok-completed-preserved", "os.kill(os.getpid(), signal.SIGSTOP); time.sleep(9)"),
+        ending("SIGSTOP to itself", "python", 1000, "timeout-kill-lost timeout-interrupt-preserved", "os.kill(os.getpid(), signal.SIGSTOP); time.sleep(9)"),
         ending("SIGTERM to itself", "python", 3000, "killed-exit-lost ok-completed-preserved", "os.kill(os.getpid(), signal.SIGTERM)"),
         ending("SIGINT to itself", "python", 3000, "error-completed-preserved", "os.kill(os.getpid(), signal.SIGINT); time.sleep(1)"),
         ending("SIGINT ignored", "python", 700, FORCED, "signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"),
