@@ -5,7 +5,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 TEST_THREADS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-cgroup2 lint bench fuzz logs clean
+.PHONY: help setup build demo test test-cgroup2 attacks lint bench fuzz logs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,10 @@ test: setup lint ## everything: lint, unit tests, integration tests in real cont
 
 test-cgroup2: ## the runsc engine on control groups version 2, in an emulated machine (minutes)
 	scripts/test-cgroup2
+
+attacks: setup ## what hostile code and clients try, against both engines
+	cargo test --quiet --test attacks -- --engine runsc
+	cargo test --quiet --test attacks -- --engine docker
 
 lint: ## format, clippy, documentation, dependencies, shell scripts
 	cargo fmt --check

@@ -51,6 +51,8 @@ pub(crate) struct Arena {
     sessions: HashMap<(&'static str, Seat), String>,
     /// Sessions with a fresh interpreter, which knows nothing yet.
     fresh: HashSet<String>,
+    /// A session could not be opened, which is no answer to any attack.
+    startless: bool,
 }
 
 impl Arena {
@@ -60,7 +62,11 @@ impl Arena {
             Ground::Sidecar(sidecar) => sidecar.client().call("server.info", &json!({}))?["limits"].take(),
             Ground::Naked(_) => json!({"memory": 256 << 20, "processes": 64, "disk": 32 << 20, "max_line": 16 << 20}),
         };
-        Ok(Self { ground, host, limits, sessions: HashMap::new(), fresh: HashSet::new() })
+        let mut arena =
+            Self { ground, host, limits, sessions: HashMap::new(), fresh: HashSet::new(), startless: false };
+        // Nothing is proven by attacks that never began.
+        arena.attacker()?;
+        Ok(arena)
     }
 
     /// Carries one case out.
@@ -92,6 +98,7 @@ impl Arena {
             self.forget(case.runtime, Seat::Neighbour);
         }
         match done {
+            Err(_) if std::mem::take(&mut self.startless) => Outcome::NotRun("no container could be started"),
             Ok((word, note)) if case.is_right(&word) => Outcome::Stood(format!("{word}{}{note}", meaning(&word))),
             Ok((word, note)) => Outcome::Fell(format!("{word}{note}")),
             Err(failure) => Outcome::Fell(failure),
@@ -257,7 +264,7 @@ impl Arena {
                 let answer = sidecar.client().call("session.create", &json!({"runtime": runtime}))?;
                 answer["session_id"].as_str().unwrap_or_default().to_owned()
             }
-            Ground::Naked(naked) => naked.open(runtime)?,
+            Ground::Naked(naked) => naked.open(runtime).inspect_err(|_| self.startless = true)?,
         };
         self.prepare(&session, runtime)?;
         self.sessions.insert((runtime, seat), session.clone());

@@ -29,8 +29,8 @@ pub(crate) fn cases() -> Vec<Case> {
             .stands_because("there is no limit but the memory's, which files reach after minutes"),
         bomb("folders in folders", "python", 20, "bounded", "os.chdir('/tmp')\nword = 'bounded'\ntry:\n    for _ in range(3000): os.mkdir('d'); os.chdir('d')\nexcept OSError: pass\nos.chdir('/workspace')\nword")
             .stands_because("it only shows that nobody else notices"),
-        bomb("descriptors", "python", 20, "bounded", "all_files()\nheld = []\nword = 'unbounded'\ntry:\n    while len(held) < 20000: held.append(os.dup(0))\nexcept OSError as error: word = 'bounded' if error.errno == errno.EMFILE else str(error)\n[os.close(fd) for fd in held]\nword"),
-        bomb("sockets", "python", 20, "bounded", "all_files()\nheld = []\nword = 'unbounded'\ntry:\n    while len(held) < 20000: held.append(socket.socket(socket.AF_UNIX))\nexcept OSError as error: word = 'bounded' if error.errno == errno.EMFILE else str(error)\n[s.close() for s in held]\nword"),
+        bomb("descriptors", "python", 20, "bounded", "all_files()\nheld = []\nword = 'unbounded'\ntry:\n    while len(held) < 4096: held.append(os.dup(0))\nexcept OSError as error: word = 'bounded' if error.errno == errno.EMFILE else str(error)\n[os.close(fd) for fd in held]\nword"),
+        bomb("sockets", "python", 20, "bounded", "all_files()\nheld = []\nword = 'unbounded'\ntry:\n    while len(held) < 4096: held.append(socket.socket(socket.AF_UNIX))\nexcept OSError as error: word = 'bounded' if error.errno == errno.EMFILE else str(error)\n[s.close() for s in held]\nword"),
         bomb("output without end", "python", 2, "timeout-interrupt-preserved timeout-kill-lost", "while True: os.write(1, b'x' * 65536)")
             .stands_because("its wall is the sidecar's cap"),
         bomb("output of single bytes", "python", 2, "timeout-interrupt-preserved timeout-kill-lost", "while True: os.write(1, b'\\xff'); os.write(2, b'\\0')")

@@ -72,7 +72,6 @@ impl Naked {
             "0",
         ]);
         docker.args(["--network", "host", "--pid", "host", "--ipc", "host", "--uts", "host", "--cgroupns", "host"]);
-        docker.args(["--ulimit", "nofile=65536:65536"]);
         docker.args(["--volume", "/var/run/docker.sock:/var/run/docker.sock", "--workdir", "/workspace"]);
         docker.args(["--volume", &format!("{shared}:/workspace"), "--env", "HOME=/workspace"]);
         if runtime.name == "python" {

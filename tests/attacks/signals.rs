@@ -45,7 +45,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ending("Node ends without a word", "nodejs", 3000, DIES, "process.reallyExit(0)"),
         ending("Node aborts", "nodejs", 3000, DIES, "process.abort()"),
         ending("an error in Node's background", "nodejs", 3000, "ok-completed-preserved error-completed-preserved killed-exit-lost", "setTimeout(() => { throw new Error('late') }, 50); new Promise((r) => setTimeout(r, 300))"),
-        ending("Node's microtasks without an end", "nodejs", 700, "timeout-kill-lost timeout-interrupt-preserved", "const spin = () => Promise.resolve().then(spin); spin(); new Promise(() => {})"),
+        ending("Node's microtasks without an end", "nodejs", 700, "timeout-kill-lost timeout-interrupt-preserved killed-oom-lost", "const spin = () => Promise.resolve().then(spin); spin(); new Promise(() => {})"),
         python("a process of the host: kill", Wall::Hidden, "ESRCH EPERM", "attempt(lambda: os.kill(HOST['pid'], 0))").on_host(),
         python("a process of the host: pidfd_open", Wall::Hidden, "ESRCH EPERM ENOSYS", "call('pidfd_open', HOST['pid'], 0)").on_host(),
         play("a forged end of this cell on every descriptor", Wall::Contained, |arena| {
