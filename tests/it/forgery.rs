@@ -36,8 +36,10 @@ impl Victim {
     #[track_caller]
     fn attack(&mut self, code: &str) -> Value {
         let prepared = self.sidecar.cell(&self.attacker, SAY);
-        assert_eq!((&prepared["status"], &prepared["cell_id"]), (&json!("ok"), &json!("c1")), "{prepared}");
-        self.sidecar.timed(&self.attacker, code, "2s")
+        assert_eq!((&prepared["status"], &prepared["execution_count"]), (&json!("ok"), &json!(1)), "{prepared}");
+        let before: u64 = prepared["cell_id"].as_str().and_then(|id| id[1..].parse().ok()).expect("c and a number");
+        let names = format!("BEFORE, THIS = 'c{before}', 'c{}'", before + 1);
+        self.sidecar.timed(&self.attacker, &format!("{names}\n{code}"), "2s")
     }
 
     /// The other session has its variables, and the attacker's goes on, at the cost of one more sandbox at most.
@@ -59,13 +61,13 @@ fn what_is_no_message_of_the_running_cell_ends_the_sandbox() {
         "say(b'x' * (9 << 20))",
         "say(b'[' * 100000)",
         "say({'type': 'ready', 'protocol': 1, 'kernel': 'python', 'version': '3', 'probe': {}})",
-        "say(done('c1'))",
+        "say(done(BEFORE))",
         "say({'type': 'stream', 'cell': 'c9', 'name': 'stdout', 'text': 'x'})",
-        "say({'type': 'stream', 'cell': 'c2', 'name': 'stdout', 'data': '?'})",
-        "say(done('c2', result={'data': {'text/plain': 'x' * (2 << 20)}}))",
-        "say(done('c2', result={'data': {str(n): '' for n in range(100000)}}))",
-        "say(done('c2', error={'name': 'E', 'message': '', 'traceback': ['x'] * 1000000}))",
-        "say(done('c2', cpu_ms=float('inf')))",
+        "say({'type': 'stream', 'cell': THIS, 'name': 'stdout', 'data': '?'})",
+        "say(done(THIS, result={'data': {'text/plain': 'x' * (2 << 20)}}))",
+        "say(done(THIS, result={'data': {str(n): '' for n in range(100000)}}))",
+        "say(done(THIS, error={'name': 'E', 'message': '', 'traceback': ['x'] * 1000000}))",
+        "say(done(THIS, cpu_ms=float('inf')))",
     ] {
         let result = victim.attack(code);
         assert_eq!(
@@ -80,7 +82,7 @@ fn what_is_no_message_of_the_running_cell_ends_the_sandbox() {
 #[test]
 fn a_forged_result_is_the_forgers_own_and_its_sandbox_goes() {
     let mut victim = Victim::start();
-    let result = victim.attack("say(done('c2', result={'data': {'text/plain': 'forged'}}))\ntime.sleep(1)");
+    let result = victim.attack("say(done(THIS, result={'data': {'text/plain': 'forged'}}))\ntime.sleep(1)");
     assert_eq!((&result["status"], &result["result"]["data"]["text/plain"]), (&json!("ok"), &json!("forged")));
     // The kernel's own `done` comes when no cell runs, or about one that does not.
     std::thread::sleep(std::time::Duration::from_secs(2));
@@ -92,9 +94,9 @@ fn a_forged_result_is_the_forgers_own_and_its_sandbox_goes() {
 fn a_forger_that_floods_or_never_ends_is_cut_and_timed_out() {
     let mut victim = Victim::start();
     for message in [
-        "{'type': 'stream', 'cell': 'c2', 'name': 'stdout', 'text': 'x' * 60000}",
+        "{'type': 'stream', 'cell': THIS, 'name': 'stdout', 'text': 'x' * 60000}",
         "{'type': 'pong', 'id': 'nobody'}",
-        "{'type': 'pong', 'id': 'c2'}",
+        "{'type': 'pong', 'id': THIS}",
     ] {
         let code = format!("signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: say({message})");
         let result = victim.attack(&code);
@@ -112,7 +114,7 @@ fn a_forger_that_floods_or_never_ends_is_cut_and_timed_out() {
 fn a_forger_that_claims_to_have_obeyed_holds_nothing_but_its_own_session() {
     let mut victim = Victim::start();
     let code = "
-signal.signal(signal.SIGINT, lambda *_: (say(done('c2', interrupted=True)), say({'type': 'pong', 'id': 'c2'})))
+signal.signal(signal.SIGINT, lambda *_: (say(done(THIS, interrupted=True)), say({'type': 'pong', 'id': THIS})))
 while True: time.sleep(0.01)";
     let result = victim.attack(code);
     assert_eq!(result["status"], "timeout", "{result}");

@@ -178,6 +178,7 @@ fn a_client_stops_its_own_requests_only_and_half_a_connection_is_still_answered(
     one.get_mut().shutdown(Shutdown::Write).expect("half-closed");
     let result = receive(&mut one)["result"].clone();
     assert_eq!((&result["status"], &result["result"]["data"]["text/plain"]), (&json!("ok"), &json!("42")), "{result}");
+    assert_eq!(receive(&mut one)["method"], "session.closed", "its session goes with it");
     assert_eq!(one.read_line(&mut String::new()).expect("the end"), 0);
     Command::new("kill").arg(server.id().to_string()).status().expect("kill");
     assert!(server.wait().expect("ends").success());
