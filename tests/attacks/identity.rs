@@ -28,8 +28,10 @@ pub(crate) fn cases() -> Vec<Case> {
         refused("a real-time scheduler", "child(lambda: attempt(lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))))")
             .also("EINVAL")
             .stands_because("kernels may give control groups no real-time"),
-        python("raise the hard limit of processes", Wall::Refused, "EPERM ValueError", RAISE_PROCESSES),
-        python("raise the hard limit of files", Wall::Refused, "EPERM ValueError", RAISE_FILES),
+        python("raise the hard limit of processes", Wall::Refused, "EPERM ValueError", RAISE_PROCESSES)
+        .stands_because("where root itself lacks CAP_SYS_RESOURCE, as in some virtual machines"),
+        python("raise the hard limit of files", Wall::Refused, "EPERM ValueError", RAISE_FILES)
+        .stands_because("where root itself lacks CAP_SYS_RESOURCE, as in some virtual machines"),
         python("core dumps", Wall::Bounded, "0", "import resource\nstr(resource.getrlimit(resource.RLIMIT_CORE)[1])"),
         python("the name of the machine", Wall::Virtual, "virtual", "'virtual' if os.uname().nodename != HOST['hostname'] else HOST['hostname']").on_host(),
         hidden("programs that give root to anybody", "found(p for d in os.environ['PATH'].split(':') for p in glob.glob(d + '/*') if os.path.isfile(p) and os.stat(p).st_mode & 0o6000 and libc.prctl(39, 0, 0, 0, 0) != 1)")
