@@ -12,11 +12,13 @@ use std::{
     os::unix::process::CommandExt as _,
     path::Path,
     process::Command,
-    sync::mpsc,
 };
 
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
-use tokio::{process::Child, sync::oneshot};
+use tokio::{
+    process::Child,
+    sync::{mpsc, oneshot},
+};
 
 /// The hidden subcommand that becomes the started program.
 pub const COMMAND: &str = "__launch";
@@ -24,7 +26,7 @@ pub const COMMAND: &str = "__launch";
 /// The thread that starts processes; they end with it.
 #[derive(Debug)]
 pub(super) struct Launcher {
-    orders: mpsc::SyncSender<Order>,
+    orders: mpsc::Sender<Order>,
 }
 
 struct Order {
@@ -35,11 +37,11 @@ struct Order {
 impl Launcher {
     /// Starts the thread. Must be called within a tokio runtime.
     pub(super) fn new() -> io::Result<Self> {
-        let (orders, inbox) = mpsc::sync_channel::<Order>(0);
+        let (orders, mut inbox) = mpsc::channel::<Order>(1);
         let runtime = tokio::runtime::Handle::current();
         std::thread::Builder::new().name("launcher".to_owned()).spawn(move || {
-            let _entered = runtime.enter();
-            while let Ok(mut order) = inbox.recv() {
+            while let Some(mut order) = inbox.blocking_recv() {
+                let _entered = runtime.enter();
                 // Nobody waits any more: the child is dropped and, by `kill_on_drop`, ended.
                 let _ = order.started.send(order.command.spawn());
             }
@@ -65,12 +67,7 @@ impl Launcher {
         set(&mut command);
         let (started, child) = oneshot::channel();
         let ended = || io::Error::other("the launcher's thread ended");
-        let orders = self.orders.clone();
-        // A rendezvous: the thread is busy for the time of one fork at most.
-        tokio::task::spawn_blocking(move || orders.send(Order { command, started }))
-            .await
-            .map_err(|_| ended())?
-            .map_err(|_| ended())?;
+        self.orders.send(Order { command, started }).await.map_err(|_| ended())?;
         child.await.map_err(|_| ended())?
     }
 }

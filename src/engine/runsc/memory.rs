@@ -2,8 +2,8 @@
 //!
 //! All memory of a gVisor guest (anonymous pages, tmpfs, page cache) is one memory file of the Sentry, whose allocated
 //! blocks are exact and cheap to read; the Sentry's own heap, which hostile code can make grow, is added.
-//! Limits inside the guest were tried and are no substitute: RLIMIT_AS counts what is reserved, of which Node.js alone
-//! reserves gigabytes, and RLIMIT_DATA does not hold for mmap in gVisor.
+//! Limits inside the guest were tried and are no substitute: `RLIMIT_AS` counts what is reserved, of which Node.js alone
+//! reserves gigabytes, and `RLIMIT_DATA` does not hold for mmap in gVisor.
 //! The next look comes after the time in which the fastest allocator could use up what is left, so an idle sandbox is
 //! looked at twice a second and one near its limit every few milliseconds.
 

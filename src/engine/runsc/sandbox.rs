@@ -105,8 +105,7 @@ impl RunscSandbox {
         let guard = if parts.group.is_some() { MemoryGuard::Cgroup } else { MemoryGuard::Watchdog };
         let (id, pid_file) = (parts.id.clone(), parts.pid_file.clone());
         tokio::spawn(keep(child, parts, end.clone(), tell));
-        let _end_with_us = end.clone().drop_guard();
-        Self { id, pid_file, guard, sentry: OnceLock::new(), end, _end_with_us, fate }
+        Self { id, pid_file, guard, sentry: OnceLock::new(), _end_with_us: end.clone().drop_guard(), end, fate }
     }
 
     fn sentry(&self) -> io::Result<&Sentry> {
