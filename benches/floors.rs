@@ -6,8 +6,12 @@
 
 #[path = "floors/docker_api.rs"]
 mod docker_api;
+#[path = "floors/memory.rs"]
+mod memory;
 #[path = "floors/process.rs"]
 mod process;
+#[path = "floors/runsc.rs"]
+mod runsc;
 #[path = "floors/sidecar.rs"]
 mod sidecar;
 #[path = "floors/table.rs"]
@@ -20,25 +24,40 @@ const ECHO: &str =
     "import os\nwhile True:\n    line = os.read(0, 65536)\n    if not line: break\n    os.write(1, line)";
 
 fn main() {
+    let (docker, bundle) = (["--engine", "docker"], runsc::Bundle::like_the_engine());
+    let direct = ["--engine", "runsc"];
     let api = docker_api::Api::like_the_engine();
     section(
-        "round trip of a line",
+        "round trip of a line, engine runsc",
+        (10, 200),
+        vec![
+            Row::floor("line echo, `runsc run` on the engine's bundle", bundle.round_trips()),
+            Row::new("trivial cell, Python", sidecar::cells("python", &direct)),
+            Row::new("trivial cell, Node.js", sidecar::cells("nodejs", &direct)),
+        ],
+    );
+    section(
+        "round trip of a line, engine docker",
         (10, 100),
         vec![
             Row::floor("line echo, attached by the API", api.round_trips()),
             Row::new("line echo, `docker run -i`", process::docker_round_trips()),
-            Row::new("trivial cell, Python", sidecar::cells("python", &[])),
-            Row::new("trivial cell, Node.js", sidecar::cells("nodejs", &[])),
+            Row::new("trivial cell, Python", sidecar::cells("python", &docker)),
+            Row::new("trivial cell, Node.js", sidecar::cells("nodejs", &docker)),
         ],
     );
     section(
         "start to the first line",
         (10, 1),
         vec![
-            Row::floor("line echo: create, attach, start by the API", api.starts()),
+            Row::floor("line echo, `runsc run` on the engine's bundle", bundle.starts()),
+            Row::new("session.create, Python, engine runsc", sidecar::opens("python", &direct)),
+            Row::new("session.create, Node.js, engine runsc", sidecar::opens("nodejs", &direct)),
+            Row::new("line echo: create, attach, start by Docker's API", api.starts()),
             Row::new("line echo, `docker run -i`", process::docker_starts()),
-            Row::new("session.create, Python", sidecar::opens("python", &[])),
-            Row::new("session.create, Node.js", sidecar::opens("nodejs", &[])),
+            Row::new("session.create, Python, engine docker", sidecar::opens("python", &docker)),
+            Row::new("session.create, Node.js, engine docker", sidecar::opens("nodejs", &docker)),
         ],
     );
+    memory::idle_sessions(&["runsc", "docker"]);
 }

@@ -42,7 +42,7 @@ impl Api {
     pub(crate) fn like_the_engine() -> Self {
         let runtime = Arc::new(Runtime::new().expect("threads"));
         let docker = Docker::connect_with_unix_defaults().expect("a socket");
-        let mut sidecar = Sidecar::start(&[]);
+        let mut sidecar = Sidecar::start(&["--engine", "docker"]);
         sidecar.open("python");
         let filters = HashMap::from([("label", vec![format!("cellblock.scope={}", sidecar.scope())])]);
         let body = runtime.block_on(async {

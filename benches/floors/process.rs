@@ -1,4 +1,4 @@
-//! A child process that answers each line with a line: `docker run -i`, and the base of `sidecar`.
+//! A child process that answers each line with a line: `docker run -i`, and the base of `sidecar` and `runsc`.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -26,7 +26,13 @@ impl Process {
     }
 
     pub(crate) fn ask(&mut self, line: &str) -> String {
-        writeln!(self.stdin.as_mut().expect("open"), "{line}").expect("written");
+        // One write, as the engine does: a line in two parts finds the second time a reader that is still awake.
+        self.stdin.as_mut().expect("open").write_all(format!("{line}\n").as_bytes()).expect("written");
+        self.read()
+    }
+
+    /// The next line.
+    pub(crate) fn read(&mut self) -> String {
         let mut answer = String::new();
         self.stdout.read_line(&mut answer).expect("answered");
         answer
@@ -49,16 +55,25 @@ fn docker_echo() -> Process {
 
 /// A line to the echo program and back.
 pub(crate) fn docker_round_trips() -> Measure {
-    let mut echo = docker_echo();
-    timed(move || drop(echo.ask("1 + 1")))
+    round_trips(docker_echo())
 }
 
 /// From the command to the first echoed line; its end is not counted.
 pub(crate) fn docker_starts() -> Measure {
-    Box::new(|times| {
+    starts(docker_echo)
+}
+
+/// A line to a running echo program and back.
+pub(crate) fn round_trips(mut echo: Process) -> Measure {
+    timed(move || drop(echo.ask("1 + 1")))
+}
+
+/// From the start of an echo program to its first line.
+pub(crate) fn starts(mut start_one: impl FnMut() -> Process + 'static) -> Measure {
+    Box::new(move |times| {
         let once = |_| {
             let start = std::time::Instant::now();
-            let mut echo = docker_echo();
+            let mut echo = start_one();
             echo.ask("up");
             start.elapsed()
         };

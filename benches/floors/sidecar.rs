@@ -1,6 +1,6 @@
 //! `cellblock serve` as its clients see it.
 
-use std::{process::Command, time::Instant};
+use std::{path::Path, process::Command, time::Instant};
 
 use serde_json::{Value, json};
 
@@ -29,8 +29,17 @@ impl Sidecar {
         std::fs::read_to_string(self.state.path().join("scope")).expect("it is up")
     }
 
+    /// The state folder.
+    pub(crate) fn state(&self) -> &Path {
+        self.state.path()
+    }
+
     fn ask(&mut self, line: &str) -> Value {
-        let answer: Value = serde_json::from_str(&self.process.ask(line)).expect("JSON");
+        let mut answer: Value = serde_json::from_str(&self.process.ask(line)).expect("JSON");
+        // The end of a session is told before the request that ends it is answered.
+        while answer.get("method").is_some() {
+            answer = serde_json::from_str(&self.process.read()).expect("JSON");
+        }
         assert!(answer["error"].is_null(), "{answer}");
         answer
     }
@@ -39,6 +48,12 @@ impl Sidecar {
     pub(crate) fn open(&mut self, runtime: &str) -> String {
         let answer = self.ask(&request("session.create", &json!({"runtime": runtime})));
         answer["result"]["session_id"].as_str().expect("an id").to_owned()
+    }
+
+    /// What names a session's processes on the host.
+    pub(crate) fn container(&mut self, session: &str) -> String {
+        let answer = self.ask(&request("session.posture", &json!({"session_id": session})));
+        answer["result"]["outside"]["container"].as_str().expect("a name").to_owned()
     }
 }
 
