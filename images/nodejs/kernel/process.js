@@ -88,7 +88,12 @@ function watchDescriptors() {
   for (const name of ['spawnSync', 'execSync', 'execFileSync']) {
     wrap(childProcess, name, (original) => function (...rest) {
       foreign();
-      return apply(original, this, rest);
+      Atomics.store(state, BLOCKED, 1);
+      try {
+        return apply(original, this, rest);
+      } finally {
+        Atomics.store(state, BLOCKED, 0);
+      }
     });
   }
   wrap(childProcess.ChildProcess.prototype, 'spawn', (original) => function (...rest) {

@@ -146,7 +146,7 @@ function frameLines(frames) {
   // From the oldest on: native frames count only on top of a frame of the user's.
   for (let i = frames.length - 1; i >= 0; i--) {
     const file = frames[i].getFileName() ?? '';
-    if (/^node:|<kernel>/.test(file)) continue;
+    if (/^node:|^<kernel>|^\[eval\]/.test(file)) continue;
     // The call of an asynchronous cell's body stands below its last line.
     const [, count] = /^<cell (\d+)>$/.exec(file) ?? [];
     const source = sources.get(Number(count));
@@ -193,7 +193,8 @@ function describe(error, limit) {
       const traceback = clip(traced(error, 0).join('\n'), limit)[0].split('\n');
       return { name: wellFormed(String(error.name)), message: clip(String(error.message), limit)[0], traceback };
     });
-  } catch {
+  } catch (failure) {
+    if (failure === INTERRUPTED && current !== null) current.interrupted = true;
     return { name: 'Thrown', message: 'a value that cannot be shown', traceback: ['a value that cannot be shown'] };
   }
 }
@@ -203,7 +204,7 @@ function traced(error, depth) {
   const lines = [];
   const stack = typeof error.stack === 'string' ? error.stack : String(error);
   for (const line of stack.split('\n')) {
-    if (/^ {4}at .*(?:node:|<kernel>)/.test(line)) continue;
+    if (/^ {4}at .*(?:node:|<kernel>|\[eval\])/.test(line)) continue;
     lines.push(line);
     const [, count, row] = /^ {4}at .*<cell (\d+)>:(\d+):\d+\)?$/.exec(line) ?? [];
     const text = sources.get(Number(count))?.code.split('\n')[row - 1]?.trim();
