@@ -7,7 +7,7 @@
 // producer; whoever consumes holds the lock. When no cell has run for a second the worker sleeps until one does.
 
 const [LOCK, CELL, ASLEEP, WAKE, HEAD, TAIL, HEARD, BLOCKED] = [0, 1, 2, 3, 4, 5, 6, 7];
-const [STOPPING, SCOPE, BUSY, CUTTING] = [8, 9, 10, 11];
+const [STOPPING, SCOPE, BUSY, CUTTING, PARK] = [8, 9, 10, 11, 12];
 const RING = 1 << 18;
 const PIECE = 1 << 15;
 // Kinds of records: 1 and 2 are the descriptors, 3 begins a whole message and 4 goes on with it up to its newline.
@@ -194,12 +194,13 @@ function watch(workerData, parentPort, consumer) {
 
 // A SIGINT goes to the scope that was opened last, or to none, and then the end of any scope makes Node forget it.
 // With this one always open none is lost between two scopes of the main thread. Once cut it stays away for a moment:
-// what the worker raises then is meant for the main thread's scope.
+// what the worker raises then is meant for the main thread's scope. A change of PARK makes it open its scope anew, as
+// the last one: a main thread that waits for a child cannot be cut before the child has ended.
 function listen(state) {
-  const [CELL, WAKE, STOPPING] = [1, 3, 8];
+  const [CELL, WAKE, STOPPING, PARK] = [1, 3, 8, 12];
   const vm = require('vm');
   const parked = new vm.Script('park()');
-  globalThis.park = () => Atomics.wait(state, STOPPING + 7, 0);
+  globalThis.park = () => Atomics.wait(state, PARK, Atomics.load(state, PARK));
   for (;;) {
     try {
       parked.runInThisContext({ breakOnSigint: true, displayErrors: false });
@@ -207,7 +208,7 @@ function listen(state) {
       Atomics.store(state, STOPPING, Atomics.load(state, CELL));
       Atomics.add(state, WAKE, 1);
       Atomics.notify(state, WAKE);
-      Atomics.wait(state, STOPPING + 7, 0, 50);
+      Atomics.wait(state, PARK, Atomics.load(state, PARK), 50);
     }
   }
 }

@@ -89,6 +89,8 @@ function watchDescriptors() {
     wrap(childProcess, name, (original) => function (...rest) {
       foreign();
       Atomics.store(state, BLOCKED, 1);
+      Atomics.add(state, PARK, 1);
+      Atomics.notify(state, PARK);
       try {
         return apply(original, this, rest);
       } finally {
