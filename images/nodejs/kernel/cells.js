@@ -58,9 +58,8 @@ function forgetInterrupt() {
 
 function execute(command) {
   const { cell, count, code } = command;
-  const used = resourceUsage();
   serial = serial >= 0x7ffffffe ? 1 : serial + 1;
-  const running = { command, serial, used, exit: null, displayed: false, foreign: false, interrupted: false, over: false, uncaught: null };
+  const running = { command, serial, exit: null, displayed: false, foreign: false, interrupted: false, over: false, uncaught: null };
   forgetInterrupt();
   setInput(command.stdin ?? '');
   mendWorld();
@@ -135,6 +134,9 @@ function undisturbed(job) {
   }
 }
 
+// CPU time up to the last cell's end, microseconds: what runs between cells counts for the next, as its output does.
+let cpuBefore = 0;
+
 // The last message about a cell leaves here.
 function conclude(cell, outcome = {}) {
   if (cell.over) return;
@@ -165,7 +167,7 @@ function conclude(cell, outcome = {}) {
   Atomics.store(state, HEARD, cell.serial);
   cell.interrupted ||= cell.exit === null && watchdog.watchdogHasPendingSigint();
   current = null;
-  closeChannel(command.cell, cell.displayed);
+  closeChannel(command.cell, cell.displayed, mayHavePiped());
   if (cell.exit !== null) {
     done.exit_code = cell.exit;
     const message = String(cell.exit);
@@ -177,8 +179,9 @@ function conclude(cell, outcome = {}) {
   done.interrupted = cell.interrupted;
   if (done.error !== null) done.status = 'error';
   const used = resourceUsage();
-  const spent = used.userCPUTime + used.systemCPUTime - cell.used.userCPUTime - cell.used.systemCPUTime;
-  done.cpu_ms = spent / 1e3;
+  const cpu = used.userCPUTime + used.systemCPUTime;
+  done.cpu_ms = (cpu - cpuBefore) / 1e3;
+  cpuBefore = cpu;
   done.memory_peak = used.maxRSS * 1024;
   channel.send(done);
 }
@@ -301,6 +304,8 @@ function serve() {
 
 prepareWorld();
 mendWorld();
+const { userCPUTime, systemCPUTime } = resourceUsage();
+cpuBefore = userCPUTime + systemCPUTime;
 const probe = Object.fromEntries(PROBE.map((file) => [file, readText(file)]));
 const capabilities = ['display', 'stdin', 'configure', 'files'];
 channel.send({ type: 'ready', protocol: PROTOCOL, kernel: 'nodejs', version: process.versions.node, probe, capabilities });

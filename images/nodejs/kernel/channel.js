@@ -274,7 +274,8 @@ function openChannel(cell, serial) {
 }
 
 // Sends what was written up to this moment, of each FIFO at most its capacity, and leaves them alone from then on.
-function closeChannel(cell, displayed) {
+// `piped` says whether anybody can have written to the FIFOs: to find them empty is most of what a small cell costs.
+function closeChannel(cell, displayed, piped) {
   // Parts of messages are put together in one place only.
   if (displayed) settle();
   channel.lock();
@@ -282,7 +283,7 @@ function closeChannel(cell, displayed) {
   const limit = Error.stackTraceLimit;
   Reflect.set(Error, 'stackTraceLimit', 0);
   channel.flush(cell);
-  for (const index of [0, 1]) {
+  for (const index of piped ? [0, 1] : []) {
     for (let left = CHUNK; left > 0;) {
       const moved = channel.forward(index, cell, left);
       if (moved === 0) break;

@@ -29,7 +29,8 @@ const timers = require('timers');
 const util = require('util');
 const vm = require('vm');
 const { Readable, Writable } = require('stream');
-const { Worker } = require('worker_threads');
+const threads = require('worker_threads');
+const { Worker } = threads;
 
 const PROTOCOL = 1;
 const COMMANDS = 3;

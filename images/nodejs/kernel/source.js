@@ -244,9 +244,9 @@ function syntaxError(code, count, failure, fromV8) {
 function compile(code, count) {
   const filename = `<cell ${count}>`;
   const planned = plan(code);
-  const options = { filename, importModuleDynamically: vm.constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER };
+  const importModuleDynamically = planned.failure ? vm.constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER : undefined;
   try {
-    const script = (text, more) => new vm.Script(text, { ...options, ...more });
+    const script = (text, more) => new vm.Script(text, { filename, importModuleDynamically, ...more });
     const functions = planned.functions === null ? null : script(planned.functions);
     const place = planned.isAsync ? { lineOffset: -1 } : { columnOffset: planned.firstColumn };
     return { ...planned, functions, body: script(planned.body, place) };
