@@ -80,7 +80,11 @@ const resourceUsage = process.resourceUsage.bind(process);
 const raise = process.kill.bind(process, process.pid, 'SIGINT');
 const runTicks = process._tickCallback;
 const wellFormed = Function.prototype.call.bind(
-  String.prototype.toWellFormed || ((text) => sliceText(bytesOf(text), 0)),
+  String.prototype.toWellFormed ||
+    function viaBytes() {
+      const bytes = bytesOf(String(this));
+      return sliceText(bytes, 0, bytes.length);
+    },
 );
 const world = globalThis;
 
