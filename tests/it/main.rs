@@ -8,5 +8,6 @@ mod cli;
 mod document;
 mod endings;
 mod harness;
+mod nodejs;
 mod posture;
 mod transport;

@@ -154,8 +154,10 @@ function watchTimers() {
 // A stream that user code cannot close, whose writes are done when `write` returns.
 function outputStream(fd) {
   const stream = new Writable({
+    // Node would make bytes of text with whatever `Buffer.from` is by then.
+    decodeStrings: false,
     write(chunk, encoding, callback) {
-      say(fd, chunk);
+      say(fd, typeof chunk === 'string' ? bufferFrom(chunk, encoding) : chunk);
       callback();
     },
   });

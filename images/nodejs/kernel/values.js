@@ -178,9 +178,12 @@ function prepareStackTrace(error, frames) {
   } catch {
     header = 'Error: a message that cannot be shown';
   }
-  return [header, ...frameLines(frames)].join('\n');
+  return [header, ...frameLines(frames).slice(0, FRAMES)].join('\n');
 }
 Error.prepareStackTrace = prepareStackTrace;
+// Node's ten are used up by the kernel's own frames, which nobody sees.
+const FRAMES = 20;
+Error.stackTraceLimit = FRAMES + 20;
 
 // Anything can be thrown: null, strings, proxies, errors whose getters throw.
 function describe(error, limit) {
