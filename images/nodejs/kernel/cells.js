@@ -59,7 +59,8 @@ function forgetInterrupt() {
 function execute(command) {
   const { cell, count, code } = command;
   serial = serial >= 0x7ffffffe ? 1 : serial + 1;
-  const running = { command, serial, exit: null, displayed: false, foreign: false, interrupted: false, over: false, uncaught: null };
+  const running = { command, serial, began: performance.now(), exit: null, uncaught: null };
+  Object.assign(running, { displayed: false, foreign: false, interrupted: false, over: false });
   forgetInterrupt();
   setInput(command.stdin ?? '');
   mendWorld();
@@ -134,15 +135,30 @@ function undisturbed(job) {
   }
 }
 
-// CPU time up to the last cell's end, microseconds: what runs between cells counts for the next, as its output does.
-let cpuBefore = 0;
+// What Node last told: CPU time, microseconds, and the highest resident size, KiB. What runs between cells counts for
+// the next, as its output does.
+const known = { cpu: 0, peak: 0 };
+
+// Asking costs more than a small cell: one of under a millisecond has used about the time that it took.
+function usage(cell) {
+  const took = performance.now() - cell.began;
+  if (took < 1 && known.peak > 0) {
+    known.cpu += took * 1e3;
+    return { cpu_ms: took, memory_peak: known.peak * 1024 };
+  }
+  const { userCPUTime, systemCPUTime, maxRSS } = resourceUsage();
+  const used = Math.max(0, userCPUTime + systemCPUTime - known.cpu);
+  Object.assign(known, { cpu: userCPUTime + systemCPUTime, peak: maxRSS });
+  return { cpu_ms: used / 1e3, memory_peak: maxRSS * 1024 };
+}
 
 // The last message about a cell leaves here.
 function conclude(cell, outcome = {}) {
   if (cell.over) return;
   const { command } = cell;
   if (cell.uncaught !== null && !('error' in outcome)) outcome = cell.uncaught;
-  const done = { type: 'done', cell: command.cell, status: 'ok', interrupted: false, result: null, error: null, exit_code: null };
+  const done = { type: 'done', cell: command.cell, status: 'ok', interrupted: false };
+  Object.assign(done, { result: null, error: null, exit_code: null });
   try {
     if (cell.exit === null && !cell.interrupted && !('error' in outcome)) {
       if ('value' in outcome && !('bundle' in outcome)) outcome = interruptible(() => present(outcome));
@@ -161,7 +177,9 @@ function conclude(cell, outcome = {}) {
     outcome = { error };
     if (error === INTERRUPTED) cell.interrupted = true;
   }
-  if (cell.exit === null && !cell.interrupted && 'error' in outcome) done.error = describe(outcome.error, command.max_value);
+  if (cell.exit === null && !cell.interrupted && 'error' in outcome) {
+    done.error = describe(outcome.error, command.max_value);
+  }
   const stopped = cell.interrupted;
   cell.over = true;
   Atomics.store(state, HEARD, cell.serial);
@@ -178,11 +196,7 @@ function conclude(cell, outcome = {}) {
   }
   done.interrupted = cell.interrupted;
   if (done.error !== null) done.status = 'error';
-  const used = resourceUsage();
-  const cpu = used.userCPUTime + used.systemCPUTime;
-  done.cpu_ms = (cpu - cpuBefore) / 1e3;
-  cpuBefore = cpu;
-  done.memory_peak = used.maxRSS * 1024;
+  Object.assign(done, usage(cell));
   channel.send(done);
 }
 
@@ -304,10 +318,10 @@ function serve() {
 
 prepareWorld();
 mendWorld();
-const { userCPUTime, systemCPUTime } = resourceUsage();
-cpuBefore = userCPUTime + systemCPUTime;
+usage({ began: 0 });
 const probe = Object.fromEntries(PROBE.map((file) => [file, readText(file)]));
 const capabilities = ['display', 'stdin', 'configure', 'files'];
-channel.send({ type: 'ready', protocol: PROTOCOL, kernel: 'nodejs', version: process.versions.node, probe, capabilities });
+const { node: version } = process.versions;
+channel.send({ type: 'ready', protocol: PROTOCOL, kernel: 'nodejs', version, probe, capabilities });
 serve();
 startWorkers();

@@ -77,6 +77,7 @@ const sliceText = Function.prototype.call.bind(Buffer.prototype.utf8Slice);
 const then = Function.prototype.call.bind(Promise.prototype.then);
 const reallyExit = process.reallyExit.bind(process);
 const resourceUsage = process.resourceUsage.bind(process);
+const { performance } = require('perf_hooks');
 const raise = process.kill.bind(process, process.pid, 'SIGINT');
 const runTicks = process._tickCallback;
 const wellFormed = Function.prototype.call.bind(

@@ -146,11 +146,12 @@ function frameLines(frames) {
   // From the oldest on: native frames count only on top of a frame of the user's.
   for (let i = frames.length - 1; i >= 0; i--) {
     const file = frames[i].getFileName() ?? '';
-    if (/^node:|^<kernel>|^\[eval\]/.test(file)) continue;
-    // The call of an asynchronous cell's body stands below its last line.
+    if (/^node:|^<kernel>|^\[eval\]|\/\.cell\.js$/.test(file)) continue;
+    // An asynchronous cell's imports stand above its first line, the call of its body below its last.
     const [, count] = /^<cell (\d+)>$/.exec(file) ?? [];
     const source = sources.get(Number(count));
-    if (source && frames[i].getLineNumber() > source.code.split('\n').length) continue;
+    const line = frames[i].getLineNumber() ?? 0;
+    if (source && (line < 1 || line > source.code.split('\n').length)) continue;
     seen ||= file !== '' || frames[i].isEval();
     if (seen) lines.unshift(`    at ${straight(String(frames[i]))}`);
   }
