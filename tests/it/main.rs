@@ -17,6 +17,7 @@ mod forgery;
 mod harness;
 mod images;
 mod life;
+mod nodejs;
 mod posture;
 mod python;
 mod run;

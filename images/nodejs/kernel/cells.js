@@ -9,45 +9,59 @@
 let task = null;
 defineProperty(world, '$cellblock', { value: () => task?.() });
 const scope = new vm.Script('$cellblock()', { filename: '<kernel>' });
-const SCOPE = { breakOnSigint: true, displayErrors: false };
+const CUTTABLE = { breakOnSigint: true, displayErrors: false };
 let inScope = false;
 let serial = 0;
 
 // Calls `job` such that SIGINT ends it, for good: no `catch` or `finally` inside runs. Throws INTERRUPTED then.
 function interruptible(job) {
   if (inScope) return job();
-  let [returned, threw, result] = [false, false, undefined];
+  // Between scopes a SIGINT is only marked, and the end of a scope takes the mark away.
+  if (forgetInterrupt() && current !== null) {
+    Atomics.store(state, STOPPING, current.serial);
+    throw INTERRUPTED;
+  }
+  let [threw, cut, result] = [false, false, undefined];
   task = () => {
     task = null;
     try {
       result = job();
-      returned = true;
     } catch (error) {
       result = error;
       threw = true;
     }
   };
   inScope = true;
+  Atomics.store(state, SCOPE, 1);
   try {
-    scope.runInThisContext(SCOPE);
+    scope.runInThisContext(CUTTABLE);
   } catch {
-    // Neither flag is up: it was interrupted.
+    // `task` throws nothing: this is the interrupt, which may also come when the job has just ended.
+    cut = true;
+    Atomics.store(state, BLOCKED, 0);
+    if (current !== null) Atomics.store(state, STOPPING, current.serial);
   }
   inScope = false;
-  if (returned) return result;
-  throw threw ? result : INTERRUPTED;
+  Atomics.store(state, SCOPE, 0);
+  if (cut) throw INTERRUPTED;
+  if (threw) throw result;
+  return result;
+}
+
+// Takes the mark of a SIGINT that reached no scope; returns whether there was one.
+function forgetInterrupt() {
+  if (!watchdog.watchdogHasPendingSigint()) return false;
+  watchdog.startSigintWatchdog();
+  watchdog.stopSigintWatchdog();
+  return true;
 }
 
 function execute(command) {
   const { cell, count, code } = command;
-  const used = resourceUsage();
   serial = serial >= 0x7ffffffe ? 1 : serial + 1;
-  const running = { command, serial, used, exit: null, displayed: false, foreign: false, interrupted: false, over: false, uncaught: null };
-  // An interrupt that came between cells is over with.
-  if (watchdog.watchdogHasPendingSigint()) {
-    watchdog.startSigintWatchdog();
-    watchdog.stopSigintWatchdog();
-  }
+  const running = { command, serial, began: performance.now(), exit: null, uncaught: null };
+  Object.assign(running, { displayed: false, foreign: false, interrupted: false, over: false });
+  forgetInterrupt();
   setInput(command.stdin ?? '');
   mendWorld();
   current = running;
@@ -101,12 +115,50 @@ function present(outcome) {
   return { ...outcome, bundle: bundleOf(outcome.value) };
 }
 
-// Ends the cell, once; the last message about it leaves here.
-function finish(cell, outcome = {}) {
+// Ends the cell, once.
+function finish(cell, outcome) {
+  undisturbed(() => conclude(cell, outcome));
+}
+
+// Runs the kernel's own code while the worker cuts nothing but scopes; a cut under way hits the waiting here.
+function undisturbed(job) {
+  for (;;) {
+    while (Atomics.load(state, CUTTING) === 1);
+    Atomics.store(state, BUSY, 1);
+    if (Atomics.load(state, CUTTING) === 0) break;
+    Atomics.store(state, BUSY, 0);
+  }
+  try {
+    job();
+  } finally {
+    Atomics.store(state, BUSY, 0);
+  }
+}
+
+// What Node last told: CPU time, microseconds, and the highest resident size, KiB. What runs between cells counts for
+// the next, as its output does.
+const known = { cpu: 0, peak: 0 };
+
+// Asking costs more than a small cell: one of under a millisecond has used about the time that it took.
+function usage(cell) {
+  const took = performance.now() - cell.began;
+  if (took < 1 && known.peak > 0) {
+    known.cpu += took * 1e3;
+    return { cpu_ms: took, memory_peak: known.peak * 1024 };
+  }
+  const { userCPUTime, systemCPUTime, maxRSS } = resourceUsage();
+  const used = Math.max(0, userCPUTime + systemCPUTime - known.cpu);
+  Object.assign(known, { cpu: userCPUTime + systemCPUTime, peak: maxRSS });
+  return { cpu_ms: used / 1e3, memory_peak: maxRSS * 1024 };
+}
+
+// The last message about a cell leaves here.
+function conclude(cell, outcome = {}) {
   if (cell.over) return;
   const { command } = cell;
   if (cell.uncaught !== null && !('error' in outcome)) outcome = cell.uncaught;
-  const done = { type: 'done', cell: command.cell, status: 'ok', interrupted: false, result: null, error: null, exit_code: null };
+  const done = { type: 'done', cell: command.cell, status: 'ok', interrupted: false };
+  Object.assign(done, { result: null, error: null, exit_code: null });
   try {
     if (cell.exit === null && !cell.interrupted && !('error' in outcome)) {
       if ('value' in outcome && !('bundle' in outcome)) outcome = interruptible(() => present(outcome));
@@ -125,12 +177,15 @@ function finish(cell, outcome = {}) {
     outcome = { error };
     if (error === INTERRUPTED) cell.interrupted = true;
   }
-  if (cell.exit === null && !cell.interrupted && 'error' in outcome) done.error = describe(outcome.error, command.max_value);
+  if (cell.exit === null && !cell.interrupted && 'error' in outcome) {
+    done.error = describe(outcome.error, command.max_value);
+  }
   const stopped = cell.interrupted;
   cell.over = true;
-  cell.interrupted ||= watchdog.watchdogHasPendingSigint();
+  Atomics.store(state, HEARD, cell.serial);
+  cell.interrupted ||= cell.exit === null && watchdog.watchdogHasPendingSigint();
   current = null;
-  closeChannel(command.cell, cell.displayed);
+  closeChannel(command.cell, cell.displayed, mayHavePiped());
   if (cell.exit !== null) {
     done.exit_code = cell.exit;
     const message = String(cell.exit);
@@ -141,10 +196,7 @@ function finish(cell, outcome = {}) {
   }
   done.interrupted = cell.interrupted;
   if (done.error !== null) done.status = 'error';
-  const used = resourceUsage();
-  const spent = used.userCPUTime + used.systemCPUTime - cell.used.userCPUTime - cell.used.systemCPUTime;
-  done.cpu_ms = spent / 1e3;
-  done.memory_peak = used.maxRSS * 1024;
+  Object.assign(done, usage(cell));
   channel.send(done);
 }
 
@@ -159,11 +211,10 @@ function remind(value) {
 
 // The worker saw a SIGINT that reached no scope.
 function onInterrupt(number) {
-  Atomics.store(state, HEARD, number);
   const cell = current;
   if (cell === null || cell.serial !== number) return;
-  cell.interrupted = true;
-  later(() => finish(cell));
+  cell.interrupted ||= cell.exit === null;
+  finish(cell);
 }
 
 function onUncaught(error) {
@@ -172,6 +223,7 @@ function onUncaught(error) {
   if (error === INTERRUPTED) {
     if (cell === null) return;
     if (cell.exit === null) cell.interrupted = true;
+    drain();
     later(() => finish(cell));
     return;
   }
@@ -183,6 +235,18 @@ function onUncaught(error) {
     cell.uncaught = { error };
     later(() => finish(cell));
   } else complain(`Uncaught ${describe(error, CHUNK).traceback.join('\n')}`);
+}
+
+// After this Node runs what is left of the ticks, outside of any scope. A storm of them must end before: the worker
+// cuts it here until it does.
+function drain() {
+  for (let cuts = 0; cuts < 100; cuts++) {
+    try {
+      return interruptible(() => apply(runTicks, process, []));
+    } catch (error) {
+      if (error !== INTERRUPTED) complain(`Uncaught ${describe(error, CHUNK).traceback.join('\n')}`);
+    }
+  }
 }
 
 function concerns(error, cell) {
@@ -254,8 +318,10 @@ function serve() {
 
 prepareWorld();
 mendWorld();
+usage({ began: 0 });
 const probe = Object.fromEntries(PROBE.map((file) => [file, readText(file)]));
 const capabilities = ['display', 'stdin', 'configure', 'files'];
-channel.send({ type: 'ready', protocol: PROTOCOL, kernel: 'nodejs', version: process.versions.node, probe, capabilities });
+const { node: version } = process.versions;
+channel.send({ type: 'ready', protocol: PROTOCOL, kernel: 'nodejs', version, probe, capabilities });
 serve();
-startWorker();
+startWorkers();

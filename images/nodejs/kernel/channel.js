@@ -6,13 +6,14 @@
 // sends; at the end of a cell the main thread does the same, so a short cell needs no other thread. The ring has one
 // producer; whoever consumes holds the lock. When no cell has run for a second the worker sleeps until one does.
 
-const [LOCK, CELL, ASLEEP, WAKE, HEAD, TAIL, HEARD] = [0, 1, 2, 3, 4, 5, 6];
+const [LOCK, CELL, ASLEEP, WAKE, HEAD, TAIL, HEARD, BLOCKED] = [0, 1, 2, 3, 4, 5, 6, 7];
+const [STOPPING, SCOPE, BUSY, CUTTING, PARK] = [8, 9, 10, 11, 12];
 const RING = 1 << 18;
 const PIECE = 1 << 15;
 // Kinds of records: 1 and 2 are the descriptors, 3 begins a whole message and 4 goes on with it up to its newline.
 const [MESSAGE, MORE] = [3, 4];
 
-const state = new Int32Array(new SharedArrayBuffer(32));
+const state = new Int32Array(new SharedArrayBuffer(64));
 const ring = new Uint8Array(new SharedArrayBuffer(RING));
 // The running cell's id, where the worker can read it.
 const cellName = new Uint8Array(new SharedArrayBuffer(64));
@@ -107,69 +108,125 @@ function consumer(state, ring, pipes, messages) {
 }
 
 function watch(workerData, parentPort, consumer) {
-  const [CELL, ASLEEP, WAKE, HEARD] = [1, 2, 3, 6];
+  const [CELL, ASLEEP, WAKE, HEARD, BLOCKED, STOPPING, SCOPE, BUSY, CUTTING] = [1, 2, 3, 6, 7, 8, 9, 10, 11];
+  const fs = require('fs');
   const { state, ring, cellName, pipes, messages } = workerData;
   Error.stackTraceLimit = 0;
   process.emitWarning = () => {};
   const watchdog = require('internal/test/binding').internalBinding('contextify');
   const channel = consumer(state, ring, pipes, messages);
   const name = () => Buffer.from(cellName).latin1Slice(0, 64).replace(/\0+$/, '');
-  let [idle, interrupted, tries] = [0, 0, 0];
+  let [idle, tries] = [0, 0];
 
-  // Tells the main thread until it listens; after a while has the inspector end what runs there.
-  const interrupt = (cell) => {
-    if (interrupted !== cell) [interrupted, tries] = [cell, 0];
-    parentPort.postMessage(cell);
-    if (++tries % 20 === 10) {
+  // Until the main thread has heard of it: tells it, cuts the scope it is in, or has the inspector cut what runs
+  // outside of any scope. Not while the kernel itself runs there (BUSY); it waits in turn while CUTTING is up.
+  const interrupt = () => {
+    parentPort.postMessage(Atomics.load(state, STOPPING));
+    tries++;
+    if (Atomics.load(state, SCOPE) === 1) process.kill(process.pid, 'SIGINT');
+    else if (tries % 50 === 10) {
+      Atomics.store(state, CUTTING, 1);
+      if (Atomics.load(state, BUSY) === 1) return Atomics.store(state, CUTTING, 0);
       const session = new (require('inspector').Session)();
       session.connectToMainThread();
       session.post('Runtime.terminateExecution');
       session.disconnect();
     }
+    if (tries % 50 === 35) Atomics.store(state, CUTTING, 0);
   };
 
-  for (;;) {
+  // While the main thread waits for a child by `execSync` and its like, it can only be helped by ending the child:
+  // the newest one and all below it, as a terminal would, and less gently if that does not do.
+  const stopChild = (signal) => {
+    const parents = new Map();
+    for (const name of fs.readdirSync('/proc')) {
+      try {
+        const stat = fs.readFileSync(`/proc/${+name}/stat`, 'latin1');
+        parents.set(+name, +stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]);
+      } catch {
+        // No process, or one that has just ended.
+      }
+    }
+    const newest = Math.max(0, ...[...parents].filter(([, parent]) => parent === process.pid).map(([pid]) => pid));
+    const below = (pid) => pid === newest || (parents.has(pid) && below(parents.get(pid)));
+    for (const pid of newest === 0 ? [] : parents.keys()) {
+      try {
+        if (below(pid)) process.kill(pid, signal);
+      } catch {
+        // It has ended.
+      }
+    }
+  };
+  for (let patience = 0; ;) {
     const seen = Atomics.load(state, WAKE);
     const cell = Atomics.load(state, CELL);
-    let moved = false;
-    if (cell !== 0) {
-      idle = 0;
-      channel.lock();
-      if (Atomics.load(state, CELL) === cell) {
-        moved = channel.flush(name());
-        for (const index of [0, 1]) moved = channel.forward(index, name(), 65536) > 0 || moved;
-      }
-      channel.unlock();
-      if (watchdog.watchdogHasPendingSigint()) {
-        // Nothing but a stop takes the pending mark away.
-        watchdog.startSigintWatchdog();
-        watchdog.stopSigintWatchdog();
-        interrupt(cell);
-      } else if (interrupted === cell && Atomics.load(state, HEARD) !== cell) interrupt(cell);
-    } else if (++idle > 100) {
-      Atomics.store(state, ASLEEP, 1);
-      Atomics.wait(state, CELL, 0);
-      Atomics.store(state, ASLEEP, 0);
-      idle = 0;
+    if (cell === 0) {
+      Atomics.store(state, CUTTING, 0);
+      if (++idle > 100) {
+        Atomics.store(state, ASLEEP, 1);
+        Atomics.wait(state, CELL, 0);
+        Atomics.store(state, ASLEEP, 0);
+        idle = 0;
+      } else Atomics.wait(state, WAKE, seen, 10);
       continue;
     }
+    idle = 0;
+    channel.lock();
+    let moved = false;
+    if (Atomics.load(state, CELL) === cell) {
+      moved = channel.flush(name());
+      for (const index of [0, 1]) moved = channel.forward(index, name(), 65536) > 0 || moved;
+    }
+    channel.unlock();
+    if (watchdog.watchdogHasPendingSigint()) {
+      // Nothing but a stop takes the mark away.
+      watchdog.startSigintWatchdog();
+      watchdog.stopSigintWatchdog();
+      Atomics.store(state, STOPPING, cell);
+    }
+    if (Atomics.load(state, STOPPING) === cell && Atomics.load(state, HEARD) !== cell) {
+      interrupt();
+      if (Atomics.load(state, BLOCKED) === 1 && patience++ % 100 === 0) stopChild(patience > 1 ? 'SIGKILL' : 'SIGINT');
+    } else [tries, patience] = [0, 0];
     Atomics.wait(state, WAKE, seen, moved ? 1 : 10);
+  }
+}
+
+// A SIGINT goes to the scope that was opened last, or to none, and then the end of any scope makes Node forget it.
+// With this one always open none is lost between two scopes of the main thread. Once cut it stays away for a moment:
+// what the worker raises then is meant for the main thread's scope. A change of PARK makes it open its scope anew, as
+// the last one: a main thread that waits for a child cannot be cut before the child has ended.
+function listen(state) {
+  const [CELL, WAKE, STOPPING, PARK] = [1, 3, 8, 12];
+  const vm = require('vm');
+  const parked = new vm.Script('park()');
+  globalThis.park = () => Atomics.wait(state, PARK, Atomics.load(state, PARK));
+  for (;;) {
+    try {
+      parked.runInThisContext({ breakOnSigint: true, displayErrors: false });
+    } catch {
+      Atomics.store(state, STOPPING, Atomics.load(state, CELL));
+      Atomics.add(state, WAKE, 1);
+      Atomics.notify(state, WAKE);
+      Atomics.wait(state, PARK, Atomics.load(state, PARK), 50);
+    }
   }
 }
 
 const channel = consumer(state, ring, pipes, MESSAGES);
 
-function startWorker() {
-  const source = `
-    const { parentPort, workerData } = require('worker_threads');
-    (${watch})(workerData, parentPort, ${consumer});`;
-  const workerData = { state, ring, cellName, pipes, messages: MESSAGES };
-  const resourceLimits = { maxYoungGenerationSizeMb: 4, maxOldGenerationSizeMb: 64 };
-  const worker = new Worker(source, { eval: true, workerData, resourceLimits });
-  worker.on('message', onInterrupt);
-  // It ends only when nobody reads the messages any more.
-  worker.on('error', () => reallyExit(1));
-  worker.unref();
+function startWorkers() {
+  const resourceLimits = { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 32 };
+  const start = (source, workerData) => {
+    const text = `const { parentPort, workerData } = require('worker_threads');\n${source}`;
+    const worker = new Worker(text, { eval: true, workerData, resourceLimits });
+    worker.on('message', onInterrupt);
+    // It ends only when nobody reads the messages any more.
+    worker.on('error', () => reallyExit(1));
+    worker.unref();
+  };
+  start(`(${watch})(workerData, parentPort, ${consumer})`, { state, ring, cellName, pipes, messages: MESSAGES });
+  start(`(${listen})(workerData)`, state);
 }
 
 function wakeWorker() {
@@ -217,7 +274,8 @@ function openChannel(cell, serial) {
 }
 
 // Sends what was written up to this moment, of each FIFO at most its capacity, and leaves them alone from then on.
-function closeChannel(cell, displayed) {
+// `piped` says whether anybody can have written to the FIFOs: to find them empty is most of what a small cell costs.
+function closeChannel(cell, displayed, piped) {
   // Parts of messages are put together in one place only.
   if (displayed) settle();
   channel.lock();
@@ -225,7 +283,7 @@ function closeChannel(cell, displayed) {
   const limit = Error.stackTraceLimit;
   Reflect.set(Error, 'stackTraceLimit', 0);
   channel.flush(cell);
-  for (const index of [0, 1]) {
+  for (const index of piped ? [0, 1] : []) {
     for (let left = CHUNK; left > 0;) {
       const moved = channel.forward(index, cell, left);
       if (moved === 0) break;

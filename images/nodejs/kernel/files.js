@@ -71,9 +71,10 @@ const operations = {
 // The real path of `name`; with `create` its parents come into being, with `link` a last symlink is not followed.
 function resolve(name, create = false, link = false) {
   const home = realpathSync(HOME);
-  const parts = name.replace(/^\/workspace(?=\/|$)/, '').replace(/^\/(?!$)/, name.startsWith(HOME) ? '' : '/').split('/');
+  const parts = name.replace(/^\/workspace(?=\/|$)/, '').split('/');
   const outside = () => new FileError('outside', `\`${name}\` is not below ${HOME}`);
-  if (name.includes('\0') || parts.includes('..') || (name.startsWith('/') && !/^\/workspace(\/|$)/.test(name))) throw outside();
+  const elsewhere = name.startsWith('/') && !/^\/workspace(\/|$)/.test(name);
+  if (elsewhere || parts.includes('..') || name.includes('\0')) throw outside();
   let at = home;
   const rest = parts.filter((part) => part !== '' && part !== '.');
   rest.forEach((part, i) => {

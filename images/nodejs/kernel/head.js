@@ -29,7 +29,8 @@ const timers = require('timers');
 const util = require('util');
 const vm = require('vm');
 const { Readable, Writable } = require('stream');
-const { Worker } = require('worker_threads');
+const threads = require('worker_threads');
+const { Worker } = threads;
 
 const PROTOCOL = 1;
 const COMMANDS = 3;
@@ -76,10 +77,15 @@ const sliceText = Function.prototype.call.bind(Buffer.prototype.utf8Slice);
 const then = Function.prototype.call.bind(Promise.prototype.then);
 const reallyExit = process.reallyExit.bind(process);
 const resourceUsage = process.resourceUsage.bind(process);
+const { performance } = require('perf_hooks');
 const raise = process.kill.bind(process, process.pid, 'SIGINT');
 const runTicks = process._tickCallback;
 const wellFormed = Function.prototype.call.bind(
-  String.prototype.toWellFormed || ((text) => sliceText(bytesOf(text), 0)),
+  String.prototype.toWellFormed ||
+    function viaBytes() {
+      const bytes = bytesOf(String(this));
+      return sliceText(bytes, 0, bytes.length);
+    },
 );
 const world = globalThis;
 

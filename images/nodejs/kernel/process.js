@@ -43,8 +43,24 @@ function complain(text) {
   say(2, bytesOf(`${text}\n`));
 }
 
+// Whether the FIFOs may hold something: from the first time on that user code starts a child or a thread, loads native
+// code or a part of Node that it had not loaded before (WASI writes to descriptors), or names descriptor 1 or 2.
+// (`new net.Socket({fd: 1})` escapes this: what it writes is found by the worker, or at the end of a later cell.)
+let strangers = false;
+let modulesLoaded = 0;
+
+function mayHavePiped() {
+  if (process.moduleLoadList.length !== modulesLoaded) {
+    modulesLoaded = process.moduleLoadList.length;
+    strangers ||= process.moduleLoadList.some((name) => /\bwasi$/.test(name));
+    return true;
+  }
+  return strangers;
+}
+
 // Somebody else is about to write to the pipes.
 function foreign() {
+  strangers = true;
   if (current === null || current.foreign) return;
   settle();
   current.foreign = true;
@@ -85,10 +101,29 @@ function watchDescriptors() {
       return apply(original, this, [target, ...rest]);
     });
   }
+  for (const [holder, name] of [[process, 'dlopen'], [process, 'binding']]) {
+    wrap(holder, name, (original) => function (...rest) {
+      strangers = true;
+      return apply(original, this, rest);
+    });
+  }
+  threads.Worker = new Proxy(threads.Worker, {
+    construct(target, parts, self) {
+      strangers = true;
+      return Reflect.construct(target, parts, self);
+    },
+  });
   for (const name of ['spawnSync', 'execSync', 'execFileSync']) {
     wrap(childProcess, name, (original) => function (...rest) {
       foreign();
-      return apply(original, this, rest);
+      Atomics.store(state, BLOCKED, 1);
+      Atomics.add(state, PARK, 1);
+      Atomics.notify(state, PARK);
+      try {
+        return apply(original, this, rest);
+      } finally {
+        Atomics.store(state, BLOCKED, 0);
+      }
     });
   }
   wrap(childProcess.ChildProcess.prototype, 'spawn', (original) => function (...rest) {
@@ -119,8 +154,10 @@ function watchTimers() {
 // A stream that user code cannot close, whose writes are done when `write` returns.
 function outputStream(fd) {
   const stream = new Writable({
+    // Node would make bytes of text with whatever `Buffer.from` is by then.
+    decodeStrings: false,
     write(chunk, encoding, callback) {
-      say(fd, chunk);
+      say(fd, typeof chunk === 'string' ? bufferFrom(chunk, encoding) : chunk);
       callback();
     },
   });

@@ -16,15 +16,19 @@ const PARSER = {
   allowImportExportEverywhere: true,
   allowHashBang: true,
 };
-const SHELL = /^\s*(?:%|!\s*(?:apt|apt-get|cat|cd|cp|curl|echo|git|ls|mkdir|mv|node|npm|npx|pip3?|python3?|pwd|rm|sh|wget)\b(?!\s*[(.[=])|(?:npm|npx|yarn|pnpm|pip3?|apt|apt-get)\s+[\w-])/;
+const PROGRAMS = 'apt|apt-get|cat|cd|cp|curl|echo|git|ls|mkdir|mv|node|npm|npx|pip3?|python3?|pwd|rm|sh|wget|yarn|pnpm';
+const SHELL = new RegExp(
+  `^(?:%|!\\s*(?:${PROGRAMS})\\b(?!\\s*[(.[=])|(?:npm|npx|yarn|pnpm|pip3?|apt|apt-get)\\s+[\\w-])`,
+);
 const SIMPLE = /^[\w\s.+*()"',[\]-]*$/;
-const KEYWORD = /\b(?:async|await|class|const|debugger|do|enum|export|for|function|if|import|let|return|switch|throw|try|using|var|while|with|yield)\b/;
+const WORDS = 'async await class const debugger do enum export for function if import let return switch throw try';
+const KEYWORD = new RegExp(`\\b(?:${WORDS.replaceAll(' ', '|')}|using|var|while|with|yield)\\b`);
 
 // The plan of a cell: `functions` (script text or null), `body` (text), `isAsync`, `names` (declared at the top),
 // `hasValue` (the last statement is an expression), `shifts`, `firstColumn`.
 function plan(code) {
   const line = code.split('\n', 8).find((text) => text.trim() !== '') ?? '';
-  if (SHELL.test(line)) throw shellError(line.trim());
+  if (SHELL.test(line.trim())) throw shellError(line.trim());
   const plain = { functions: null, body: code, isAsync: false, names: [], hasValue: true, shifts: [], firstColumn: 0 };
   // Most of what is typed at a prompt declares nothing.
   if (code.length < 200 && SIMPLE.test(code) && !KEYWORD.test(code)) return plain;
@@ -53,20 +57,18 @@ function plan(code) {
     const end = code[last.end - 1] === ';' ? last.end - 1 : last.end;
     edits.push([last.start, 0, 'return ('], [end, 0, ')']);
   }
-  let text = code;
-  let hoisted = null;
-  if (isAsync && functions.length > 0) {
-    const inside = found.imports.filter((at) => functions.some(({ start, end }) => at >= start && at < end));
-    hoisted = blank(edited(code, inside.map((at) => [at, 6, '$mport'])).text, [
-      ...gaps(functions, code.length),
-    ]);
-    text = blank(code, functions.map(({ start, end }) => [start, end]));
-    for (const at of inside) edits.splice(edits.findIndex((edit) => edit[0] === at), 1);
+  const shared = { isAsync, names: [...names], hasValue };
+  if (!isAsync) {
+    const { text, shifts } = edited(code, edits);
+    return { ...plain, ...shared, body: text, shifts };
   }
-  const { text: body, shifts } = edited(text, edits);
-  if (!isAsync) return { ...plain, body, names: [...names], hasValue, shifts };
-  const prelude = imports.join('');
-  return { ...plain, functions: hoisted, body: `(async () => {${prelude}\n${body}\n})()`, isAsync, names: [...names], hasValue, shifts };
+  // Two texts of the same shape: the functions alone, and all but them.
+  const within = ([at]) => functions.some(({ start, end }) => at >= start && at < end);
+  const others = gaps(functions, code.length);
+  const hoisted = functions.length > 0 ? edited(blank(code, others), edits.filter(within)).text : null;
+  const rest = blank(code, functions.map(({ start, end }) => [start, end]));
+  const { text, shifts } = edited(rest, edits.filter((edit) => !within(edit)));
+  return { ...plain, ...shared, functions: hoisted, body: `(async () => {${imports.join('')}\n${text}\n})()`, shifts };
 }
 
 function shellError(line) {
@@ -130,8 +132,9 @@ function survey(program) {
 function bound(pattern, names) {
   if (!pattern) return;
   if (pattern.type === 'Identifier') names.add(pattern.name);
-  else if (pattern.type === 'ObjectPattern') for (const item of pattern.properties) bound(item.value ?? item.argument, names);
-  else if (pattern.type === 'ArrayPattern') for (const item of pattern.elements) bound(item, names);
+  else if (pattern.type === 'ObjectPattern') {
+    for (const item of pattern.properties) bound(item.value ?? item.argument, names);
+  } else if (pattern.type === 'ArrayPattern') for (const item of pattern.elements) bound(item, names);
   else bound(pattern.left ?? pattern.argument, names);
 }
 
@@ -161,7 +164,8 @@ function editTop(code, node, isAsync, edits, names, imports, functions) {
       wipe(node.start, declaration.start);
       if (declaration.id) return editTop(code, declaration, isAsync, edits, names, imports, functions);
       edits.pop();
-      edits.push([node.start, declaration.start - node.start, `${isAsync ? 'return' : ''} (`.padStart(declaration.start - node.start)]);
+      const width = declaration.start - node.start;
+      edits.push([node.start, width, `${isAsync ? 'return' : ''} (`.padStart(width)]);
       edits.push([code[node.end - 1] === ';' ? node.end - 1 : node.end, 0, ')']);
       break;
     }
@@ -244,9 +248,9 @@ function syntaxError(code, count, failure, fromV8) {
 function compile(code, count) {
   const filename = `<cell ${count}>`;
   const planned = plan(code);
-  const options = { filename, importModuleDynamically: vm.constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER };
+  const importModuleDynamically = planned.failure ? vm.constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER : undefined;
   try {
-    const script = (text, more) => new vm.Script(text, { ...options, ...more });
+    const script = (text, more) => new vm.Script(text, { filename, importModuleDynamically, ...more });
     const functions = planned.functions === null ? null : script(planned.functions);
     const place = planned.isAsync ? { lineOffset: -1 } : { columnOffset: planned.firstColumn };
     return { ...planned, functions, body: script(planned.body, place) };
@@ -267,7 +271,7 @@ function declare(names) {
 // `import()` from /workspace, then from the folders of NODE_PATH, which Node's own ignores.
 const bases = [HOME, ...(process.env.NODE_PATH ?? '').split(':').filter(Boolean).map((folder) => path.dirname(folder))];
 const importers = bases.map((base) => {
-  const file = path.join(base, 'cell.js');
+  const file = path.join(base, '.cell.js');
   const module = new nodeModule.Module(file);
   module.filename = file;
   module._compile('module.exports = (name, options) => options ? import(name, options) : import(name)', file);

@@ -146,11 +146,12 @@ function frameLines(frames) {
   // From the oldest on: native frames count only on top of a frame of the user's.
   for (let i = frames.length - 1; i >= 0; i--) {
     const file = frames[i].getFileName() ?? '';
-    if (/^node:|<kernel>/.test(file)) continue;
-    // The call of an asynchronous cell's body stands below its last line.
+    if (/^node:|^<kernel>|^\[eval\]|\/\.cell\.js$/.test(file)) continue;
+    // An asynchronous cell's imports stand above its first line, the call of its body below its last.
     const [, count] = /^<cell (\d+)>$/.exec(file) ?? [];
     const source = sources.get(Number(count));
-    if (source && frames[i].getLineNumber() > source.code.split('\n').length) continue;
+    const line = frames[i].getLineNumber() ?? 0;
+    if (source && (line < 1 || line > source.code.split('\n').length)) continue;
     seen ||= file !== '' || frames[i].isEval();
     if (seen) lines.unshift(`    at ${straight(String(frames[i]))}`);
   }
@@ -178,9 +179,12 @@ function prepareStackTrace(error, frames) {
   } catch {
     header = 'Error: a message that cannot be shown';
   }
-  return [header, ...frameLines(frames)].join('\n');
+  return [header, ...frameLines(frames).slice(0, FRAMES)].join('\n');
 }
 Error.prepareStackTrace = prepareStackTrace;
+// Node's ten are used up by the kernel's own frames, which nobody sees.
+const FRAMES = 20;
+Error.stackTraceLimit = FRAMES + 20;
 
 // Anything can be thrown: null, strings, proxies, errors whose getters throw.
 function describe(error, limit) {
@@ -193,7 +197,8 @@ function describe(error, limit) {
       const traceback = clip(traced(error, 0).join('\n'), limit)[0].split('\n');
       return { name: wellFormed(String(error.name)), message: clip(String(error.message), limit)[0], traceback };
     });
-  } catch {
+  } catch (failure) {
+    if (failure === INTERRUPTED && current !== null) current.interrupted = true;
     return { name: 'Thrown', message: 'a value that cannot be shown', traceback: ['a value that cannot be shown'] };
   }
 }
@@ -203,7 +208,7 @@ function traced(error, depth) {
   const lines = [];
   const stack = typeof error.stack === 'string' ? error.stack : String(error);
   for (const line of stack.split('\n')) {
-    if (/^ {4}at .*(?:node:|<kernel>)/.test(line)) continue;
+    if (/^ {4}at .*(?:node:|<kernel>|\[eval\])/.test(line)) continue;
     lines.push(line);
     const [, count, row] = /^ {4}at .*<cell (\d+)>:(\d+):\d+\)?$/.exec(line) ?? [];
     const text = sources.get(Number(count))?.code.split('\n')[row - 1]?.trim();
