@@ -5,7 +5,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 TEST_THREADS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-cgroup2 attacks lint bench fuzz logs clean
+.PHONY: help setup build demo test test-cgroup2 attacks lint bench fuzz up down logs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,7 @@ test bench: export ENGINE := all
 test: setup lint ## everything: lint, unit tests, integration tests in real containers
 	cargo test --lib --bins --examples
 	TEST_ENGINE=runsc cargo test --test it -- --test-threads=$(TEST_THREADS) --skip daemon::
+	cargo test --quiet --test attacks -- --engine runsc
 	TEST_ENGINE=docker cargo test --test it -- --test-threads=$(TEST_THREADS) $(addprefix --skip ,runsc:: compose:: images:: setup::)
 
 test-cgroup2: ## the runsc engine on control groups version 2, in an emulated machine (minutes)
@@ -47,9 +48,21 @@ bench: setup ## round trips and starts beside the engine's own floors
 fuzz: ## the three codecs, a minute each (SECONDS=n)
 	scripts/fuzz
 
-logs: ## where the Docker daemon logs, and the containers of cellblock
+COMPOSE := docker compose --file compose/docker-compose.yml
+
+up: export ENGINE := docker
+up: setup build ## a sidecar in an unprivileged container, and an application that uses its socket
+	scripts/sidecar-image
+	@for name in python nodejs; do $(COMPOSE) run --rm -T images list | grep -q "^cellblock/$$name" || \
+		docker save cellblock/$$name | $(COMPOSE) run --rm -T images import -; done
+	$(COMPOSE) up --detach
+
+down: ## stop it and remove its volumes
+	$(COMPOSE) --profile tools down --volumes
+
+logs: ## where the Docker daemon logs, the containers of cellblock, and what the Compose stack says
 	@echo "dockerd: /var/log/cellblock-dockerd.log (or: journalctl -u docker)"
-	@if command -v docker >/dev/null; then docker ps -a --filter label=cellblock.instance; fi
+	@if command -v docker >/dev/null; then docker ps -a --filter label=cellblock.instance; $(COMPOSE) logs; fi
 
 clean: ## build results, cellblock's containers and images
 	if [ -x target/release/cellblock ]; then for name in python nodejs; do target/release/cellblock image rm cellblock/$$name || true; done; fi

@@ -3,12 +3,17 @@
 # otherwise built by buildah from the same Dockerfiles, without a daemon.
 
 # The store belongs to the user who runs cellblock: root's is /var/lib/cellblock, anybody else's ~/.local/share/cellblock.
-cellblock() { as_user target/release/cellblock "$@"; }
+cellblock() { as_user "$(program)" "$@"; }
 
-# The program that fills the store. Nothing to do takes cargo a fraction of a second.
+# The program that fills the store: for tests the one that they build anyway, else the one that people run.
+program() { if with_tests; then echo target/debug/cellblock; else echo target/release/cellblock; fi; }
+
+# Nothing to do takes cargo a fraction of a second.
 build_cellblock() {
-  [ -x target/release/cellblock ] || say "building target/release/cellblock"
-  as_user cargo build --release --quiet || die "cargo build --release failed"
+  local options=(--quiet)
+  with_tests || options+=(--release)
+  [ -x "$(program)" ] || say "building $(program)"
+  as_user cargo build "${options[@]}" || die "cargo build ${options[*]} failed"
 }
 
 inputs_in_store() {

@@ -44,6 +44,13 @@ pub struct DockerConfig {
     pub seccomp: Profile,
 }
 
+impl DockerConfig {
+    /// What the runtime is to give; the posture of each sandbox is held against it.
+    fn isolation(&self) -> Isolation {
+        if self.runtime == WEAK_RUNTIME { Isolation::Container } else { Isolation::Gvisor }
+    }
+}
+
 /// Sandboxes as containers of a Docker daemon.
 #[derive(Debug)]
 pub struct DockerEngine {
@@ -86,7 +93,7 @@ impl DockerEngine {
             known.sort();
             return Err(EngineError::NoRuntime { name: config.runtime, known: known.join(", ") });
         }
-        let isolation = if config.runtime == WEAK_RUNTIME { Isolation::Container } else { Isolation::Gvisor };
+        let isolation = config.isolation();
         let version = system.server_version.unwrap_or_default();
         let info = EngineInfo {
             name: "docker".into(),

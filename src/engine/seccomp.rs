@@ -6,6 +6,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::protocol::Isolation;
+
 /// A profile that can be enforced.
 #[derive(Clone, Debug)]
 pub struct Profile {
@@ -127,9 +129,27 @@ impl Profile {
         Ok(Self { text: text.to_owned(), parsed })
     }
 
-    /// As Docker's API takes it.
-    pub(super) fn docker(&self) -> &str {
-        &self.text
+    /// As Docker's API takes it, for a sandbox with this isolation.
+    pub(super) fn docker(&self, isolation: Isolation) -> String {
+        match isolation {
+            Isolation::Gvisor => self.text.clone(),
+            Isolation::Container => self.without_clone3(),
+        }
+    }
+
+    /// Whether a call of clone3 makes namespaces stands in memory, where no filter sees it. In gVisor those would be
+    /// the Sentry's own; on the machine's kernel the answer is "no such call", on which libc takes clone, which the
+    /// profile filters. (gVisor cannot have this: there the errno arrives as another, and threads would fail.)
+    fn without_clone3(&self) -> String {
+        let mut profile: Value = serde_json::from_str(&self.text).expect("it was parsed before");
+        if let Some(rules) = profile["syscalls"].as_array_mut() {
+            for names in rules.iter_mut().filter_map(|rule| rule["names"].as_array_mut()) {
+                names.retain(|name| name != "clone3");
+            }
+            rules.retain(|rule| rule["names"].as_array().is_some_and(|names| !names.is_empty()));
+            rules.push(json!({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": rustix::io::Errno::NOSYS.raw_os_error()}));
+        }
+        profile.to_string()
     }
 
     /// As `linux.seccomp` of an OCI runtime specification, for this machine.
@@ -195,6 +215,19 @@ mod tests {
         assert_eq!(rules(&oci), rules(&serde_json::from_str(text).expect("JSON")));
         assert_eq!(oci["defaultAction"], "SCMP_ACT_ERRNO");
         assert_eq!(oci["architectures"], json!([native_architecture()]));
+    }
+
+    #[test]
+    fn the_machines_kernel_knows_no_clone3() {
+        let profile = Profile::parse(include_str!("../../seccomp/default.json")).expect("ours");
+        let rules = |isolation| {
+            let profile: Value = serde_json::from_str(&profile.docker(isolation)).expect("JSON");
+            let rules = profile["syscalls"].as_array().expect("rules").clone();
+            rules.into_iter().filter(|rule| rule["names"].to_string().contains("\"clone3\"")).collect::<Vec<_>>()
+        };
+        let [weak] = &rules(Isolation::Container)[..] else { panic!("one rule") };
+        assert_eq!((&weak["action"], &weak["errnoRet"]), (&json!("SCMP_ACT_ERRNO"), &json!(38)));
+        assert_eq!(rules(Isolation::Gvisor)[0]["action"], "SCMP_ACT_ALLOW");
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub(super) fn container(
             cap_drop: Some(vec!["ALL".to_owned()]),
             security_opt: Some(vec![
                 "no-new-privileges:true".to_owned(),
-                format!("seccomp={}", config.seccomp.docker()),
+                format!("seccomp={}", config.seccomp.docker(config.isolation())),
             ]),
             privileged: Some(false),
             network_mode: Some("none".to_owned()),
