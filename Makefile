@@ -5,7 +5,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 TEST_THREADS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-cgroup2 attacks lint bench fuzz up down logs clean
+.PHONY: help setup build demo test test-cgroup2 attacks lint bench fuzz sidecar up down logs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -31,9 +31,15 @@ test: setup lint ## everything: lint, unit tests, integration tests in real cont
 test-cgroup2: ## the runsc engine on control groups version 2, in an emulated machine (minutes)
 	scripts/test-cgroup2
 
-attacks: setup ## what hostile code and clients try, against both engines
+# As compose/docker-compose.yml starts it, but on standard input and output.
+CONTAINED := docker run --rm --interactive --init --user 1000:1000 --read-only --network none --cap-drop ALL \
+	--security-opt no-new-privileges --security-opt seccomp=seccomp/sidecar.json --security-opt apparmor=unconfined \
+	--tmpfs /tmp:mode=1777 --volume cellblock_images:/var/lib/cellblock:ro cellblock/sidecar serve
+
+attacks: sidecar ## what hostile code and clients try: both engines, and a sidecar in an unprivileged container
 	cargo test --quiet --test attacks -- --engine runsc
 	cargo test --quiet --test attacks -- --engine docker
+	cargo test --quiet --test attacks -- --stdio $(CONTAINED) --drain-timeout 1s --grace 1s --memory 256m
 
 lint: ## format, clippy, documentation, dependencies, shell scripts
 	cargo fmt --check
@@ -50,11 +56,13 @@ fuzz: ## the three codecs, a minute each (SECONDS=n)
 
 COMPOSE := docker compose --file compose/docker-compose.yml
 
-up: export ENGINE := docker
-up: setup build ## a sidecar in an unprivileged container, and an application that uses its socket
+sidecar: export ENGINE := all
+sidecar: setup build ## the image cellblock/sidecar, and the volume with the images that it starts
 	scripts/sidecar-image
 	@for name in python nodejs; do $(COMPOSE) run --rm -T images list | grep -q "^cellblock/$$name" || \
 		docker save cellblock/$$name | $(COMPOSE) run --rm -T images import -; done
+
+up: sidecar ## a sidecar in an unprivileged container, and an application that uses its socket
 	$(COMPOSE) up --detach
 
 down: ## stop it and remove its volumes

@@ -13,6 +13,9 @@ def call(method, **params):
     lines.write(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode() + b"\n")
     lines.flush()
     answer = json.loads(lines.readline())
+    while "id" not in answer:
+        # A notification, such as that a session was closed.
+        answer = json.loads(lines.readline())
     if "error" in answer:
         raise SystemExit("%s: %s" % (method, answer["error"]["message"]))
     return answer["result"]

@@ -59,7 +59,11 @@ impl Arena {
     /// On this ground; `host` when it is on this machine.
     pub(crate) fn new(mut ground: Ground, host: Option<Host>) -> Result<Self, String> {
         let limits = match &mut ground {
-            Ground::Sidecar(sidecar) => sidecar.client().call("server.info", &json!({}))?["limits"].take(),
+            Ground::Sidecar(sidecar) => {
+                let mut info = sidecar.client().call("server.info", &json!({}))?;
+                info["limits"]["memory_guard"] = info["engine"]["memory_guard"].take();
+                info["limits"].take()
+            }
             Ground::Naked(_) => json!({"memory": 256 << 20, "processes": 64, "disk": 32 << 20, "max_line": 16 << 20}),
         };
         let mut arena =

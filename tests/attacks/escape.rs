@@ -31,7 +31,8 @@ pub(crate) fn cases() -> Vec<Case> {
             .stands_because("the image has none; it is the same one"),
         hidden("the machine's model and serial number", "found(content(p).strip() for p in glob.glob('/sys/class/dmi/id/*') + ['/sys/firmware/devicetree/base/model'] if content(p).strip())")
             .stands_because("needs a machine that shows them"),
-        python("the machine's processor count and memory", Wall::Virtual, "virtual", "total = int(content('/proc/meminfo').split()[1]) * 1024\n'virtual' if total <= 2 * LIMITS['memory'] else '%d bytes' % total"),
+        // Without a control group runsc knows of no limit, and shows the machine's size; protocol.md says so.
+        python("the machine's processor count and memory", Wall::Virtual, "virtual", "total = int(content('/proc/meminfo').split()[1]) * 1024\n'virtual' if total <= 2 * LIMITS['memory'] or LIMITS.get('memory_guard') == 'watchdog' else '%d bytes' % total"),
         hidden("traces of the container engine", "found(p for p in ('/.dockerenv', '/run/.containerenv') if os.path.exists(p) and os.path.getsize(p))")
             .stands_because("the file is empty; it tells where one is, and opens nothing"),
         hidden("a namespace of the host", "found(n for n in ('net', 'pid', 'mnt', 'ipc', 'uts', 'user') if 'namespaces' in HOST and os.path.exists('/proc/self/ns/' + n) and os.readlink('/proc/self/ns/' + n) == HOST['namespaces'][n])").on_host(),

@@ -90,7 +90,8 @@ pub(crate) fn cases() -> Vec<Case> {
         node("write into the modules' folder", Wall::Refused, CLOSED, "attempt(() => fs.writeFileSync((process.env.NODE_PATH || '/opt/nodejs/node_modules') + '/attack.js', ''))"),
         node("write into / from Node", Wall::Refused, CLOSED, "attempt(() => { fs.writeFileSync('/attack', ''); fs.unlinkSync('/attack'); })"),
         node("the host's file from Node", Wall::Hidden, "nothing", "found([HOST.file, '/proc/1/root' + HOST.file].filter((path) => content(path).includes(HOST.token)))").on_host(),
-        node("the machine's memory size", Wall::Virtual, "virtual", "os.totalmem() <= 2 * LIMITS.memory ? 'virtual' : `${os.totalmem()} bytes`"),
+        // Without a control group runsc knows of no limit, and shows the machine's size; protocol.md says so.
+        node("the machine's memory size", Wall::Virtual, "virtual", "os.totalmem() <= 2 * LIMITS.memory || LIMITS.memory_guard === 'watchdog' ? 'virtual' : `${os.totalmem()} bytes`"),
     ]
 }
 

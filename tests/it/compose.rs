@@ -81,6 +81,8 @@ fn an_unprivileged_container_serves_an_application_over_a_shared_socket() {
     stack.run(&["up", "--detach"]);
     eventually("the application's end", || stack.logs("app").contains("the sum is"));
     assert_eq!(stack.logs("app"), "strong posture: True\nthe sum is 45\n");
+    let ended = Command::new("docker").args(["wait", &stack.container("app")]).output().expect("docker");
+    assert_eq!(String::from_utf8_lossy(&ended.stdout), "0\n");
 
     let inspected = Command::new("docker").args(["inspect", &stack.container("cellblock")]).output().expect("docker");
     let inspected: Value = serde_json::from_slice(&inspected.stdout).expect("JSON");
