@@ -7,10 +7,11 @@
 
 // Called by name from a script of its own, for only whole scripts end on SIGINT.
 let task = null;
-defineProperty(world, '$cellblock', { value: () => task?.() });
+defineProperty(world, '$cellblock', { value: Object.assign(() => task?.(), { cut }) });
 const scope = new vm.Script('$cellblock()', { filename: '<kernel>' });
 const CUTTABLE = { breakOnSigint: true, displayErrors: false };
 let inScope = false;
+let inspector = null;
 let serial = 0;
 
 // Calls `job` such that SIGINT ends it, for good: no `catch` or `finally` inside runs. Throws INTERRUPTED then.
@@ -43,7 +44,10 @@ function interruptible(job) {
   }
   inScope = false;
   Atomics.store(state, SCOPE, 0);
-  if (cut) throw INTERRUPTED;
+  if (cut) {
+    dropStreams();
+    throw INTERRUPTED;
+  }
   if (threw) throw result;
   return result;
 }
@@ -54,6 +58,23 @@ function forgetInterrupt() {
   watchdog.startSigintWatchdog();
   watchdog.stopSigintWatchdog();
   return true;
+}
+
+// Called by the inspector in the middle of anything, when the worker finds that this thread does not listen. Ends what
+// runs if that is user code outside of any scope: of streams, of promises that files and sockets settle.
+function cut() {
+  if (current === null || inScope || current.over) return;
+  const { prepareStackTrace: prepare } = Error;
+  Reflect.set(Error, 'prepareStackTrace', (error, frames) => frames);
+  const frames = new Error('cut').stack;
+  Reflect.set(Error, 'prepareStackTrace', prepare);
+  if (!Array.isArray(frames) || !frames.some((frame) => !OWN.test(frame.getFileName() ?? '<kernel>'))) return;
+  if (inspector === null) {
+    inspector = new (require('inspector').Session)();
+    inspector.connect();
+  }
+  dropStreams();
+  inspector.post('Runtime.terminateExecution');
 }
 
 function execute(command) {
@@ -115,26 +136,6 @@ function present(outcome) {
   return { ...outcome, bundle: bundleOf(outcome.value) };
 }
 
-// Ends the cell, once.
-function finish(cell, outcome) {
-  undisturbed(() => conclude(cell, outcome));
-}
-
-// Runs the kernel's own code while the worker cuts nothing but scopes; a cut under way hits the waiting here.
-function undisturbed(job) {
-  for (;;) {
-    while (Atomics.load(state, CUTTING) === 1);
-    Atomics.store(state, BUSY, 1);
-    if (Atomics.load(state, CUTTING) === 0) break;
-    Atomics.store(state, BUSY, 0);
-  }
-  try {
-    job();
-  } finally {
-    Atomics.store(state, BUSY, 0);
-  }
-}
-
 // What Node last told: CPU time, microseconds, and the highest resident size, KiB. What runs between cells counts for
 // the next, as its output does.
 const known = { cpu: 0, peak: 0 };
@@ -152,8 +153,8 @@ function usage(cell) {
   return { cpu_ms: used / 1e3, memory_peak: maxRSS * 1024 };
 }
 
-// The last message about a cell leaves here.
-function conclude(cell, outcome = {}) {
+// Ends the cell, once; the last message about it leaves here.
+function finish(cell, outcome = {}) {
   if (cell.over) return;
   const { command } = cell;
   if (cell.uncaught !== null && !('error' in outcome)) outcome = cell.uncaught;

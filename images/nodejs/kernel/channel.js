@@ -7,7 +7,7 @@
 // producer; whoever consumes holds the lock. When no cell has run for a second the worker sleeps until one does.
 
 const [LOCK, CELL, ASLEEP, WAKE, HEAD, TAIL, HEARD, BLOCKED] = [0, 1, 2, 3, 4, 5, 6, 7];
-const [STOPPING, SCOPE, BUSY, CUTTING, PARK] = [8, 9, 10, 11, 12];
+const [STOPPING, SCOPE, PARK] = [8, 9, 10];
 const RING = 1 << 18;
 const PIECE = 1 << 15;
 // Kinds of records: 1 and 2 are the descriptors, 3 begins a whole message and 4 goes on with it up to its newline.
@@ -108,7 +108,7 @@ function consumer(state, ring, pipes, messages) {
 }
 
 function watch(workerData, parentPort, consumer) {
-  const [CELL, ASLEEP, WAKE, HEARD, BLOCKED, STOPPING, SCOPE, BUSY, CUTTING] = [1, 2, 3, 6, 7, 8, 9, 10, 11];
+  const [CELL, ASLEEP, WAKE, HEARD, BLOCKED, STOPPING, SCOPE] = [1, 2, 3, 6, 7, 8, 9];
   const fs = require('fs');
   const { state, ring, cellName, pipes, messages } = workerData;
   Error.stackTraceLimit = 0;
@@ -118,21 +118,17 @@ function watch(workerData, parentPort, consumer) {
   const name = () => Buffer.from(cellName).latin1Slice(0, 64).replace(/\0+$/, '');
   let [idle, tries] = [0, 0];
 
-  // Until the main thread has heard of it: tells it, cuts the scope it is in, or has the inspector cut what runs
-  // outside of any scope. Not while the kernel itself runs there (BUSY); it waits in turn while CUTTING is up.
+  // Until the main thread has heard of it: tells it, cuts the scope it is in, or has the inspector call `cut` there,
+  // which runs at once, on top of whatever runs outside of any scope.
   const interrupt = () => {
     parentPort.postMessage(Atomics.load(state, STOPPING));
-    tries++;
     if (Atomics.load(state, SCOPE) === 1) process.kill(process.pid, 'SIGINT');
-    else if (tries % 50 === 10) {
-      Atomics.store(state, CUTTING, 1);
-      if (Atomics.load(state, BUSY) === 1) return Atomics.store(state, CUTTING, 0);
+    else if (++tries % 20 === 10) {
       const session = new (require('inspector').Session)();
       session.connectToMainThread();
-      session.post('Runtime.terminateExecution');
+      session.post('Runtime.evaluate', { expression: '$cellblock.cut()' });
       session.disconnect();
     }
-    if (tries % 50 === 35) Atomics.store(state, CUTTING, 0);
   };
 
   // While the main thread waits for a child by `execSync` and its like, it can only be helped by ending the child:
@@ -161,7 +157,6 @@ function watch(workerData, parentPort, consumer) {
     const seen = Atomics.load(state, WAKE);
     const cell = Atomics.load(state, CELL);
     if (cell === 0) {
-      Atomics.store(state, CUTTING, 0);
       if (++idle > 100) {
         Atomics.store(state, ASLEEP, 1);
         Atomics.wait(state, CELL, 0);
@@ -197,7 +192,7 @@ function watch(workerData, parentPort, consumer) {
 // what the worker raises then is meant for the main thread's scope. A change of PARK makes it open its scope anew, as
 // the last one: a main thread that waits for a child cannot be cut before the child has ended.
 function listen(state) {
-  const [CELL, WAKE, STOPPING, PARK] = [1, 3, 8, 12];
+  const [CELL, WAKE, STOPPING, PARK] = [1, 3, 8, 10];
   const vm = require('vm');
   const parked = new vm.Script('park()');
   globalThis.park = () => Atomics.wait(state, PARK, Atomics.load(state, PARK));

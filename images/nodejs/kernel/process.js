@@ -134,12 +134,18 @@ function watchDescriptors() {
   });
 }
 
-// Callbacks of timers run where SIGINT ends them, with the promise jobs that they cause.
+// Callbacks of timers run where SIGINT ends them, with the promise jobs that they cause. Those of a cell that was
+// interrupted or exited run no more: its loops over `await` end there.
 function watchTimers() {
   for (const name of ['setTimeout', 'setInterval', 'setImmediate']) {
     wrap(timers, name, (original) => function (callback, ...rest) {
       if (typeof callback !== 'function') return apply(original, this, [callback, ...rest]);
+      const owner = current;
       const guarded = function (...parts) {
+        if (owner !== null && owner.over && (owner.interrupted || owner.exit !== null)) {
+          if (name === 'setInterval') timers.clearInterval(this);
+          return;
+        }
         interruptible(() => {
           apply(callback, this, parts);
           apply(runTicks, process, []);
@@ -252,12 +258,18 @@ function prepareWorld() {
   nodeModule.syncBuiltinESMExports();
 }
 
+// After an interrupt, which may have cut a `write` in two.
+function dropStreams() {
+  outputs.clear();
+}
+
 // Whatever earlier cells did to them, a cell starts with working streams, `console`, `process` and `require`.
 function mendWorld() {
   for (const [name, fd] of [['stdout', 1], ['stderr', 2]]) {
     const stream = outputs.get(fd);
-    if (stream && !stream.destroyed && !stream.writableEnded && process[name] === stream) continue;
-    const fresh = stream && !stream.destroyed && !stream.writableEnded ? stream : outputStream(fd);
+    const works = stream && !stream.destroyed && !stream.writableEnded && !stream.writableLength;
+    if (works && process[name] === stream) continue;
+    const fresh = works ? stream : outputStream(fd);
     outputs.set(fd, fresh);
     defineProperty(process, name, { value: fresh, configurable: true, enumerable: true, writable: true });
     owned.console[`_${name}`] = fresh;

@@ -139,6 +139,9 @@ function clip(text, limit) {
   return [`${sliceText(bytes, 0, head)}\n... [${dropped} bytes dropped] ...\n${sliceText(bytes, tail, size)}`, dropped];
 }
 
+// Files whose frames are no user's.
+const OWN = /^node:|^<kernel>|^\[eval\]|\/\.cell\.js$/;
+
 // Frames of the user's own code, at the user's own positions.
 function frameLines(frames) {
   const lines = [];
@@ -146,7 +149,7 @@ function frameLines(frames) {
   // From the oldest on: native frames count only on top of a frame of the user's.
   for (let i = frames.length - 1; i >= 0; i--) {
     const file = frames[i].getFileName() ?? '';
-    if (/^node:|^<kernel>|^\[eval\]|\/\.cell\.js$/.test(file)) continue;
+    if (OWN.test(file)) continue;
     // An asynchronous cell's imports stand above its first line, the call of its body below its last.
     const [, count] = /^<cell (\d+)>$/.exec(file) ?? [];
     const source = sources.get(Number(count));
