@@ -44,6 +44,7 @@ attacks: sidecar ## what hostile code and clients try: both engines, and a sidec
 lint: ## format, clippy, documentation, dependencies, shell scripts
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+	RUSTC_BOOTSTRAP=1 cargo clippy --manifest-path tests/fuzz/Cargo.toml --target-dir target --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 	scripts/cargo-deny check bans licenses sources
 	shellcheck --external-sources $(shell find scripts .ci -type f)

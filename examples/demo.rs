@@ -111,7 +111,8 @@ fn traces(engine: &str, container: &str) -> Result<String, Failure> {
         let command = std::fs::read(entry?.path().join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command).replace('\0', " ");
         if command.contains(container) {
-            found += &format!("{command}\n");
+            found.push_str(&command);
+            found.push('\n');
         }
     }
     Ok(found)

@@ -1,12 +1,16 @@
 //! Whatever a kernel sends after a hostile start: every event is within its bounds, and the driver comes to an end.
 #![no_main]
 
-use cellblock::kernel::{Event, Kernel, wire::MAX_KERNEL_LINE};
+use cellblock::{
+    kernel::{Event, Execute, Kernel, wire::MAX_KERNEL_LINE},
+    protocol::Value,
+};
 use libfuzzer_sys::fuzz_target;
 
 const READY: &[u8] = b"{\"type\":\"ready\",\"protocol\":1,\"kernel\":\"python\",\"version\":\"3\",\"probe\":{}}\n";
-/// The bound of a value and an error that each cell is sent with, and what may come on top of it.
+/// The bounds of texts and of other representations that each cell is sent with, and what may come on top of them.
 const MAX_VALUE: usize = 32;
+const MAX_MEDIA: usize = 64;
 const SLACK: usize = 256;
 
 /// How often cells are handed over: as a session does, one after the other.
@@ -20,17 +24,17 @@ async fn drive(bytes: &[u8], greeted: bool) {
         return;
     };
     for (count, cell) in (1..).zip(CELLS) {
-        kernel.execute(cell, count, "", MAX_VALUE).await.expect("a sink takes everything");
+        let execute = Execute { cell, count, code: "", max_value: MAX_VALUE, max_media: MAX_MEDIA, stdin: None };
+        kernel.execute(execute).await.expect("a sink takes everything");
         loop {
             match kernel.next().await {
                 Event::Output(_, chunk) => assert!(chunk.len() <= MAX_KERNEL_LINE),
                 Event::Pong(_) => {}
+                Event::Display(value) => bounded(&value),
                 Event::Done(done) => {
                     assert_eq!(done.cell, cell);
                     assert!(done.cpu_ms.is_finite());
-                    for text in done.result.iter().flat_map(|value| value.data.values()) {
-                        assert!(text.len() <= MAX_VALUE + SLACK);
-                    }
+                    done.result.iter().for_each(bounded);
                     if let Some(error) = &done.error {
                         assert!(error.message.len() <= MAX_VALUE + SLACK);
                         assert!(error.traceback.iter().map(String::len).sum::<usize>() <= MAX_VALUE + SLACK);
@@ -42,7 +46,14 @@ async fn drive(bytes: &[u8], greeted: bool) {
         }
     }
     // Idle: a message about a cell, which none is, never counts.
-    assert!(!matches!(kernel.next().await, Event::Output(..) | Event::Done(_)));
+    assert!(!matches!(kernel.next().await, Event::Output(..) | Event::Display(_) | Event::Done(_)));
+}
+
+fn bounded(value: &Value) {
+    let media: usize = value.data.iter().filter(|(mime, _)| *mime != "text/plain").map(|(_, text)| text.len()).sum();
+    assert!(value.data.get("text/plain").is_none_or(|text| text.len() <= MAX_VALUE + SLACK));
+    // Of each of at most 32 types.
+    assert!(media <= MAX_MEDIA + 32 * SLACK);
 }
 
 fuzz_target!(|input: (bool, &[u8])| {
