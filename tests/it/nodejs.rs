@@ -114,15 +114,18 @@ fn every_kind_of_endless_work_is_interrupted_and_keeps_the_state() {
         "setTimeout(() => { for (;;); }, 1); await new Promise(() => {})",
         "(function f() { Promise.resolve().then(f) })()",
         "(function f() { process.nextTick(f) })()",
-        "for (;;) await new Promise(setImmediate)",
+        "for (;;) { await new Promise(setImmediate); console.log('storm') }",
         "await require('fs').promises.readFile('/etc/passwd'); for (;;);",
         "({ get [Symbol.for('nodejs.util.inspect.custom')]() { for (;;); } })",
         "process.removeAllListeners(); for (;;) try { for (;;); } catch {} finally { for (;;); }",
         "require('child_process').execSync('sleep 100')",
+        "for (;;) console.log('flood')",
     ] {
         let result = sidecar.timed(&session, code, "700ms");
         assert_eq!((&result["status"], &result["state"]), (&json!("timeout"), &json!("preserved")), "{code}: {result}");
-        assert_eq!(value(&mut sidecar, &session, "kept"), "7", "{code}");
+        let next = sidecar.cell(&session, "console.log('still here'); kept");
+        let found = (&next["stdout"]["text"], &next["result"]["data"]["text/plain"]);
+        assert_eq!(found, (&json!("still here\n"), &json!("7")), "{code}: {next}");
     }
 }
 

@@ -15,9 +15,10 @@
 //
 // Interrupts: `vm` can end a script on SIGINT (`breakOnSigint`), which costs a thread each time unless Node's helper
 // thread for it runs already; `startSigintWatchdog` (internal, the REPL's) starts it once and for all. User code is
-// called inside such a scope wherever the kernel calls it: cells, timers, inspection. SIGINTs that reach no scope are
-// seen by the worker thread (channel.js), which tells the main thread, and has the inspector end what does not listen.
-// An interrupt unwinds without `finally`, so nothing that must stay whole happens inside a scope: the worker sends.
+// called inside such a scope wherever the kernel calls it: cells, timers, inspection. A thread of its own (`listen`,
+// channel.js) takes the SIGINTs that reach no scope; another (`watch`) then tells the main thread until it listens, and
+// has the inspector cut user code that runs outside of any scope. A cut unwinds without `finally`, so nothing that must
+// stay whole happens inside a scope: there the main thread only fills a ring, and the worker sends.
 'use strict';
 
 const childProcess = require('child_process');
