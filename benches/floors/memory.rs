@@ -10,7 +10,7 @@ use std::{
 
 use crate::sidecar::Sidecar;
 
-const SESSIONS: usize = 10;
+const SESSIONS: u32 = 10;
 
 /// Prints a line for each engine.
 pub(crate) fn idle_sessions(engines: &[&'static str]) {
@@ -31,8 +31,9 @@ pub(crate) fn idle_sessions(engines: &[&'static str]) {
         let processes = of_sandboxes(&names);
         let bytes: u64 = processes.iter().map(|&pid| proportional(pid)).sum();
         #[expect(clippy::cast_precision_loss, reason = "for people")]
-        let (each, count) = (bytes as f64 / SESSIONS as f64 / f64::from(1 << 20), processes.len() as f64);
-        writeln!(out, "| engine {engine} | {each:.1} | {:.1} |", count / SESSIONS as f64).expect("printed");
+        let (mib, count) = (bytes as f64 / f64::from(1 << 20), processes.len() as f64);
+        let sessions = f64::from(SESSIONS);
+        writeln!(out, "| engine {engine} | {:.1} | {:.1} |", mib / sessions, count / sessions).expect("printed");
     }
 }
 
