@@ -92,8 +92,8 @@ impl RunscEngine {
         // What `runsc do` needs no group for; the bundle's own group is tried by the first sandbox.
         let mut trial = flags.clone();
         trial.push("--ignore-cgroups".into());
-        let platform =
-            config.platform.settle(&launcher, &config.program, &trial, &instance.shared_file("platform")).await;
+        let (known, scratch) = (instance.shared_file("platform"), folder.join("trial"));
+        let platform = config.platform.settle(&launcher, &config.program, &trial, &known, &scratch).await;
         let platform = platform.map_err(|tried| EngineError::NoPlatform { tried })?;
         flags.push(format!("--platform={platform}").into());
         let guard = if groups.is_some() { MemoryGuard::Cgroup } else { MemoryGuard::Watchdog };

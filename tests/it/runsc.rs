@@ -168,7 +168,7 @@ fn a_platform_works_or_is_refused_in_time() {
         } else {
             assert_eq!(String::from_utf8_lossy(&output.stdout), "up\n", "{platform}: {error}");
         }
-        assert_eq!(processes(state.path()), vec![], "{platform}");
+        assert_eq!((processes(state.path()), sandboxes(state.path())), (vec![], vec![]), "{platform}");
     }
 }
 

@@ -12,6 +12,8 @@ use super::launcher::Launcher;
 /// How long a platform may take for its first sandbox: on emulated and on overloaded machines that is many seconds, and
 /// of those tried unasked none is known to hang.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// The same for `kvm`, which on a paravirtual device keeps every processor of the machine busy until it is ended.
+const KVM_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How gVisor gets hold of the guest's system calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -53,7 +55,8 @@ impl fmt::Display for Platform {
 }
 
 impl Platform {
-    /// The platform to use for this wish; the error tells what each that was tried said.
+    /// The platform to use for this wish; the error tells what each that was tried said. `scratch` is a folder for the
+    /// trials, made and removed here.
     ///
     /// What was found out is noted in the file `known`, for as long as neither runsc nor the machine's kernel changes:
     /// a trial costs as much as a session's start.
@@ -63,6 +66,7 @@ impl Platform {
         program: &Path,
         flags: &[OsString],
         known: &Path,
+        scratch: &Path,
     ) -> Result<Self, String> {
         let circumstances = circumstances(self, program, flags);
         let noted = fs::read(known).ok().and_then(|text| serde_json::from_slice::<Note>(&text).ok());
@@ -77,7 +81,10 @@ impl Platform {
         };
         let mut failures = Vec::new();
         for candidate in candidates {
-            match candidate.try_out(launcher, program, flags).await {
+            let tried = candidate.try_out(launcher, program, flags, scratch).await;
+            // What a killed trial leaves; an ordinary one leaves nothing.
+            let _ = fs::remove_dir_all(scratch);
+            match tried {
                 Ok(()) => {
                     let note = Note { circumstances, platform: *candidate };
                     // A note that cannot be written costs the next start a trial, nothing else.
@@ -91,18 +98,26 @@ impl Platform {
     }
 
     /// Starts one sandbox that does nothing.
-    async fn try_out(self, launcher: &Launcher, program: &Path, flags: &[OsString]) -> Result<(), String> {
+    async fn try_out(
+        self,
+        launcher: &Launcher,
+        program: &Path,
+        flags: &[OsString],
+        scratch: &Path,
+    ) -> Result<(), String> {
+        fs::create_dir_all(scratch).map_err(|error| error.to_string())?;
         let mut arguments = flags.to_vec();
         // This very program is there in every container, however empty.
         let ourselves = std::env::current_exe().map_err(|error| error.to_string())?;
         arguments.extend([format!("--platform={self}").into(), "do".into(), ourselves.into(), "--version".into()]);
         let started = launcher.start(program.as_os_str(), &arguments, None, |command| {
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+            command.env("TMPDIR", scratch).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         });
         let child = started.await.map_err(|error| error.to_string())?;
         // Dropped at the deadline, the child is killed and takes its sandbox along.
-        match tokio::time::timeout(DEADLINE, child.wait_with_output()).await {
-            Err(_) => Err(format!("no sandbox after {}", humantime::format_duration(DEADLINE))),
+        let deadline = if self == Self::Kvm { KVM_DEADLINE } else { DEADLINE };
+        match tokio::time::timeout(deadline, child.wait_with_output()).await {
+            Err(_) => Err(format!("no sandbox after {}", humantime::format_duration(deadline))),
             Ok(Err(error)) => Err(error.to_string()),
             Ok(Ok(output)) if output.status.success() => Ok(()),
             Ok(Ok(output)) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
