@@ -3,7 +3,12 @@
 //! A request is parsed and its handler polled once in the order of the lines, so that cells reach their session in
 //! that order; whatever is not answered by then goes on in a task of its own.
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, pin::Pin, sync::Mutex};
+use std::{
+    collections::{BTreeMap, HashMap},
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{LazyLock, Mutex},
+};
 
 use futures_util::FutureExt as _;
 use jsonrpsee::{
@@ -34,8 +39,12 @@ pub(super) struct InFlight(Mutex<HashMap<String, CancellationToken>>);
 #[derive(Deserialize)]
 struct CancelParams<'a> {
     #[serde(borrow)]
-    id: Id<'a>,
+    id: &'a RawValue,
 }
+
+/// jsonrpsee has no type for negative and fractional ids, which JSON-RPC allows: they go through it as texts that begin
+/// with this, and come out as the numbers that they were. Nobody outside can know it.
+static NUMBER: LazyLock<String> = LazyLock::new(|| format!("number-{}:", crate::random_id()));
 
 /// Takes one line of the client.
 pub(super) fn line(server: &Server, connection: &Connection, line: &[u8]) -> Answer {
@@ -43,7 +52,37 @@ pub(super) fn line(server: &Server, connection: &Connection, line: &[u8]) -> Ans
         return batch(server, connection, line);
     }
     let answer = single(server, connection, line);
-    Box::pin(async move { answer.await.map(MethodResponse::into_json) })
+    Box::pin(async move { answer.await.map(|answer| with_numbers(answer.into_json(), false)) })
+}
+
+/// This id as a text that jsonrpsee can carry; `None` for what it can carry as it is.
+fn as_text(id: &RawValue) -> Option<String> {
+    let number = serde_json::from_str::<serde_json::Number>(id.get()).ok()?;
+    (!number.is_u64()).then(|| format!("\"{}{}\"", *NUMBER, id.get()))
+}
+
+/// A request with its id as such a text; `None` when that is not needed.
+fn with_text_id(request: &[u8]) -> Option<String> {
+    let mut fields: BTreeMap<String, &RawValue> = serde_json::from_slice(request).ok()?;
+    let id = RawValue::from_string(as_text(fields.get("id")?)?).ok()?;
+    fields.insert("id".to_owned(), &id);
+    serde_json::to_string(&fields).ok()
+}
+
+/// An answer with the numbers that its ids were. A single answer has its id in front; only batches are searched.
+fn with_numbers(answer: Box<RawValue>, batch: bool) -> Box<RawValue> {
+    let (text, mark) = (answer.get(), format!("\"id\":\"{}", *NUMBER));
+    let first = text.find("\"id\":").is_some_and(|at| text[at..].starts_with(&mark));
+    if !(first || batch && text.contains(&mark)) {
+        return answer;
+    }
+    let mut parts = text.split(&mark);
+    let mut restored = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        restored.push_str("\"id\":");
+        restored.push_str(&part.replacen('"', "", 1));
+    }
+    RawValue::from_string(restored).unwrap_or(answer)
 }
 
 /// The answer to a line over the limit, whose id nobody read.
@@ -93,7 +132,7 @@ fn batch(server: &Server, connection: &Connection, line: &[u8]) -> Answer {
         for response in futures_util::future::join_all(done).await.into_iter().flatten() {
             builder.append(response).ok()?;
         }
-        (!builder.is_empty()).then(|| MethodResponse::from_batch(builder.finish()).into_json())
+        (!builder.is_empty()).then(|| with_numbers(MethodResponse::from_batch(builder.finish()).into_json(), true))
     })
 }
 
@@ -107,6 +146,8 @@ fn single(server: &Server, connection: &Connection, text: &[u8]) -> Single {
             if structured(request.params.as_deref()) {
                 return call(server, connection, request);
             }
+        } else if let Some(request) = with_text_id(text) {
+            return single(server, connection, request.as_bytes());
         } else if let Ok(notification) = serde_json::from_slice::<Notification<'_, Option<&RawValue>>>(text)
             && !has_id(text)
             && structured(notification.params)
@@ -168,7 +209,11 @@ fn notify(server: &Server, connection: &Connection, notification: &Notification<
     let none: Single = Box::pin(std::future::ready(None));
     if notification.method == "$/cancelRequest" {
         let params = notification.params.and_then(|params| serde_json::from_str::<CancelParams<'_>>(params.get()).ok());
-        if let Some(key) = params.and_then(|params| serde_json::to_string(&params.id).ok())
+        let key = params.and_then(|CancelParams { id }| {
+            // In the form that `call` gives to keys.
+            as_text(id).or_else(|| serde_json::to_string(&serde_json::from_str::<Id<'_>>(id.get()).ok()?).ok())
+        });
+        if let Some(key) = key
             && let Some(token) = connection.in_flight().0.lock().expect("no holder panics").get(&key)
         {
             token.cancel();

@@ -29,6 +29,9 @@ fn the_specifications_examples() {
         (r#"{"jsonrpc": "2.0", "method": "ping", "params": "bar", "id": 5}"#, -32600, json!(5)),
         (r#"{"jsonrpc": "2.0", "method": "ping", "params": {"x": 1}, "id": 6}"#, -32602, json!(6)),
         (r#"{"jsonrpc": "2.0", "method": "session.get", "params": [], "id": 7}"#, -32602, json!(7)),
+        (r#"{"jsonrpc": "2.0", "method": "foobar", "id": -1}"#, -32601, json!(-1)),
+        (r#"{"jsonrpc": "1.0", "method": "ping", "id": -3}"#, -32600, json!(-3)),
+        (r#"{"jsonrpc": "2.0", "method": "ping", "id": true}"#, -32600, Value::Null),
         ("\u{1}garbage", -32700, Value::Null),
         (r#"{"jsonrpc": "2.0", "method": "ping", "id": 8, "id": 9}"#, -32600, json!(9)),
     ] {
@@ -45,6 +48,11 @@ fn the_specifications_examples() {
         (
             r#"{"jsonrpc": "2.0", "method": "ping", "params": [], "id": "a"}"#,
             json!({"jsonrpc": "2.0", "id": "a", "result": "pong"}),
+        ),
+        (r#"{"jsonrpc": "2.0", "method": "ping", "id": -7}"#, json!({"jsonrpc": "2.0", "id": -7, "result": "pong"})),
+        (
+            r#"[{"jsonrpc": "2.0", "method": "ping", "id": 1.5}, {"jsonrpc": "2.0", "method": "ping", "id": -2}]"#,
+            json!([{"jsonrpc": "2.0", "id": 1.5, "result": "pong"}, {"jsonrpc": "2.0", "id": -2, "result": "pong"}]),
         ),
     ] {
         sidecar.write(format!("{sent}\r\n\n").as_bytes());
