@@ -61,10 +61,15 @@ build_without_daemon() {
 
 # A chroot is the isolation: it needs neither an OCI runtime nor cgroups, and what runs there are the installers of
 # Debian, PyPI and npm. Without the limits buildah asks for more open files and processes than root may have where the
-# capability SYS_RESOURCE is missing.
+# capability SYS_RESOURCE is missing. Of the processes it has by then given up those beyond the machine's last id.
 buildah_build() {
+  local processes
+  processes=$(ulimit -Hu)
+  if [ "$processes" = unlimited ] || [ "$processes" -gt "$(cat /proc/sys/kernel/pid_max)" ]; then
+    processes=$(cat /proc/sys/kernel/pid_max)
+  fi
   "${BUILDAH[@]}" build --isolation chroot --network host --pull=never --format docker \
-    --ulimit "nofile=$(ulimit -Sn):$(ulimit -Hn)" --ulimit "nproc=$(ulimit -Su):$(ulimit -Hu)" \
+    --ulimit "nofile=$(ulimit -Sn):$(ulimit -Hn)" --ulimit "nproc=$processes:$processes" \
     --label "cellblock.inputs=$(image_inputs "$1")" -t "cellblock/$1" "$2"
 }
 
