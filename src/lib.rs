@@ -10,7 +10,7 @@
 //! | [`rpc`] | the JSON-RPC front door: `listen` (stdio, Unix socket), `connection`, `dispatch`, `outbox`, `methods`; `wanted` holds requests against the settings |
 //! | [`session`] | the registry, the handle, one `actor` per session with its `queue`, `running` cell and `files`, the pure ladder in `state`; `run` is the one-shot call |
 //! | [`kernel`], [`output`], [`lines`] | drives one kernel over a reader and a writer; caps output; frames both protocols |
-//! | [`engine`] | the seam: starts a sandbox. `hardening` says what every sandbox is, `choice` which engine serves |
+//! | [`engine`] | the seam: starts a sandbox. `hardening` and `seccomp` say what every sandbox is, `choice` which engine serves, `instance` who owns what |
 //! | `engine/docker`, `engine/runsc` | containers of a daemon through bollard; `runsc` itself, without one. Each renders the hardening in one pure function |
 //! | [`image`] | the store of unpacked OCI images, for engines without a daemon: registry, archives, hostile layers |
 //! | [`posture`] | what a sandbox measurably is against what it must be; pure |
